@@ -1,0 +1,25 @@
+/**
+ * convert -- replace attention layers by recurrent mixers, initialised from the attention they replace.
+ *
+ *   reads    model.weights     Transformer       (graft-import)
+ *   writes   run.out           hybrid weights .h5, or a directory that gets weights.h5
+ *   source   docs/math.md 2.1: the initialisation of AWS hybrid-model-factory
+ */
+#include "model/import.h"
+#include "train/product.h"
+
+int main(int argc, char **argv)
+{
+    gr_run    *run = NULL;
+    gr_product product = {0}; /* path and provenance of what is written */
+    gr_status  st = GR_OK;
+
+    GR_TRY(gr_run_open(&run, argc, argv, "convert"));
+    if (!run) goto out; /* --help and the like */
+    GR_TRY(gr_product_open(&product, run, run->cfg->model.weights));
+    if (!product.finished)
+        GR_TRY(gr_convert(run->comm, run->cfg->model.weights, &run->cfg->convert, &run->cfg->mixer, product.path, &product.by));
+out:
+    gr_product_close(&product);
+    return gr_run_close(&run, st);
+}

@@ -1,0 +1,20 @@
+/**
+ * export -- write a HuggingFace directory in hybrid-model-factory's naming.
+ *
+ *   reads    model.weights     any weights .h5
+ *   writes   run.out/          config.json, tokenizer.json, *.safetensors
+ */
+#include "model/import.h"
+#include "run/run.h"
+
+int main(int argc, char **argv)
+{
+    gr_run   *run = NULL;
+    gr_status st = GR_OK;
+
+    GR_TRY(gr_run_open(&run, argc, argv, "export"));
+    if (!run) goto out; /* --help and the like */
+    GR_TRY(gr_export(run->comm, run->cfg->model.weights, &run->cfg->export, run->cfg->run.out));
+out:
+    return gr_run_close(&run, st);
+}

@@ -1,0 +1,26 @@
+/**
+ * report -- what a pipeline did, in a table and in plots.
+ *
+ *   reads    report.stages    metrics.jsonl of training runs   (align, distill, extend)
+ *            report.models    results.json of evaluations      (evaluate)
+ *            report.seconds   seconds of every stage           (scripts/demo.sh)
+ *   writes   run.out/         report.md, report.json, loss_STAGE.svg, STAGE_layers.svg; a table on stdout
+ *   resumes  not at all: it takes a second, and overwrites
+ *   exits    0 done, 2 bad configuration or input, or gnuplot is missing; else failed
+ *
+ *   mpirun -n 1 build/bin/graft-report configs/demo/report.yaml
+ */
+#include "report/report.h"
+#include "run/run.h"
+#include <stddef.h>
+
+int main(int argc, char **argv)
+{
+    gr_run   *run = NULL;
+    gr_status st = GR_OK;
+
+    GR_TRY(gr_run_open(&run, argc, argv, "report"));
+    if (run) GR_TRY(gr_report_write(run));
+out:
+    return gr_run_close(&run, st);
+}

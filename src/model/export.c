@@ -1,0 +1,292 @@
+#include "model/import.h"
+#include "model/model.h"
+#include "store/safetensors.h"
+#include "util/fs.h"
+#include "util/json.h"
+#include "util/mem.h"
+#include <stdio.h>
+#include <string.h>
+
+/* Tensors are moved in pieces of at most this many bytes of fp32. */
+enum { PIECE = 64 << 20 };
+
+/* ---- config.json: hybrid-model-factory's hybrid classes, or the Transformer's own ------------------- */
+
+static gr_status hybrid_config(json_t *o, const gr_model_spec *spec, const gr_mixer *const *mixer)
+{
+    gr_status st = GR_OK;
+    char      pattern[4096] = "", type[64], arch[64];
+    size_t    at = 0;
+    bool      any = false;
+
+    for (int i = 0; i < spec->n_layer; i++) {
+        at += (size_t)snprintf(pattern + at, sizeof pattern - at, "%s%s", i ? "-" : "", mixer[i]->def->symbol);
+        GR_CHECK0(at < sizeof pattern, GR_ERR_ARG, "pattern of %d layers is too long", spec->n_layer);
+        if (mixer[i] == gr_mixer_attention()) continue;
+        any = true;
+        snprintf(type, sizeof type, "%s_config", mixer[i]->def->name);
+        json_object_set_new(o, type, json_pack("{s:i, s:b}", "conv_size", spec->conv_width, "allow_neg_eigval", (int)spec->neg_eigval));
+    }
+    json_object_del(o, "graft");
+    if (!any) goto out;
+    snprintf(type, sizeof type, "hybrid_%s", spec->family);
+    snprintf(arch, sizeof arch, "Hybrid%c%sForCausalLM", spec->family[0] - 'a' + 'A', spec->family + 1);
+    json_object_set_new(o, "model_type", json_string(type));
+    json_object_set_new(o, "architectures", json_pack("[s]", arch));
+    json_object_set_new(o, "hybrid_override_pattern", json_string(pattern));
+    json_object_del(o, "layer_types");
+out:
+    return st;
+}
+
+/* ---- tensors ------------------------------------------------------------------------------------------ */
+
+typedef struct exporter {
+    const gr_comm *c;
+    gr_weights    *from;
+    gr_dtype       dtype;     /* of the output, when `convert`                       */
+    bool           convert;
+    int64_t        n;
+    int           *file;      /* [n] which file a tensor goes to                     */
+    int            n_file;
+    void          *piece;     /* PIECE bytes                                         */
+} exporter;
+
+static gr_dtype dtype_of(const exporter *ex, int64_t i)
+{
+    return ex->convert ? ex->dtype : gr_weights_info(ex->from, i)->dtype;
+}
+
+static int64_t elements(const gr_tensor_info *t)
+{
+    int64_t n = 1;
+
+    for (int d = 0; d < t->rank; d++) n *= t->dim[d];
+    return n;
+}
+
+/* In file order, as many tensors per file as fit into `most` bytes; a larger one has a file of its own. */
+static void deal(exporter *ex, int64_t most)
+{
+    int64_t used = 0;
+
+    ex->n_file = 1;
+    for (int64_t i = 0; i < ex->n; i++) {
+        const int64_t bytes = elements(gr_weights_info(ex->from, i)) * gr_dtype_size(dtype_of(ex, i));
+        if (used > 0 && used + bytes > most) {
+            ex->n_file++;
+            used = 0;
+        }
+        ex->file[i] = ex->n_file - 1;
+        used += bytes;
+    }
+}
+
+static void file_name(const exporter *ex, int file, char name[64])
+{
+    if (ex->n_file == 1)
+        snprintf(name, 64, "model.safetensors");
+    else
+        snprintf(name, 64, "model-%05d-of-%05d.safetensors", file + 1, ex->n_file);
+}
+
+/* Round to nearest, ties to even, in place: the first half of the memory becomes the result. Finite by gr_weights_read. */
+static void narrow(void *data, int64_t n)
+{
+    const uint32_t *f = data;
+    uint16_t       *h = data;
+
+    for (int64_t i = 0; i < n; i++) {
+        const uint32_t x = f[i];
+        h[i] = (uint16_t)((x + 0x7fff + (x >> 16 & 1)) >> 16);
+    }
+}
+
+static gr_status copy_tensor(exporter *ex, const gr_st_plan *plan, const char *tmp, int64_t i)
+{
+    gr_status             st = GR_OK;
+    const gr_tensor_info *t = gr_weights_info(ex->from, i);
+    const int64_t         row = elements(t) / t->dim[0], step = PIECE / (int64_t)sizeof(float) / row;
+    const int64_t         size = gr_dtype_size(dtype_of(ex, i));
+
+    for (int64_t first = 0; first < t->dim[0]; first += step) {
+        const int64_t n = first + step < t->dim[0] ? step : t->dim[0] - first;
+        if (!ex->convert) {
+            GR_TRY(gr_weights_read_raw(ex->from, i, first, n, ex->piece));
+        } else {
+            GR_TRY(gr_weights_read(ex->from, i, first, n, ex->piece));
+            if (ex->dtype == GR_BF16) narrow(ex->piece, n * row);
+        }
+        GR_TRY(gr_st_put(plan, tmp, t->name, (uint64_t)(first * row * size), ex->piece, (uint64_t)(n * row * size)));
+    }
+out:
+    return st;
+}
+
+static gr_status write_file(exporter *ex, const char *dir, int file)
+{
+    gr_status   st = GR_OK;
+    gr_st_spec *spec = NULL;
+    gr_st_plan *plan = NULL;
+    int64_t     n = 0;
+    char        path[GR_PATH_MAX], tmp[GR_PATH_MAX] = "", name[64];
+
+    file_name(ex, file, name);
+    st = gr_path(path, "%s/%s", dir, name);
+    if (st == GR_OK) st = gr_alloc(&spec, (uint64_t)ex->n, sizeof *spec, "tensor list");
+    for (int64_t i = 0; st == GR_OK && i < ex->n; i++) {
+        const gr_tensor_info *t = gr_weights_info(ex->from, i);
+        if (ex->file[i] != file) continue;
+        spec[n] = (gr_st_spec){.name = t->name, .dtype = dtype_of(ex, i), .rank = t->rank};
+        memcpy(spec[n++].dim, t->dim, sizeof t->dim);
+    }
+    if (st == GR_OK) st = gr_st_plan_open(&plan, spec, n);
+    GR_TRY(gr_agree(ex->c, st));
+    GR_TRY(gr_st_start(ex->c, plan, path, tmp));
+    for (int64_t i = 0, j = 0; st == GR_OK && i < ex->n; i++)
+        if (ex->file[i] == file && j++ % gr_comm_size(ex->c) == gr_comm_rank(ex->c)) st = copy_tensor(ex, plan, tmp, i);
+    st = gr_agree(ex->c, st);
+    if (st != GR_OK) {
+        gr_st_abandon(ex->c, tmp);
+        goto out;
+    }
+    GR_TRY(gr_st_commit(ex->c, plan, tmp, path));
+out:
+    gr_st_plan_close(&plan);
+    gr_free(&spec);
+    return st;
+}
+
+/* ---- the small files, by rank 0 ------------------------------------------------------------------------- */
+
+static gr_status write_json(const json_t *o, const char *dir, const char *name)
+{
+    gr_status st = GR_OK;
+    char      path[GR_PATH_MAX], *text = NULL;
+
+    GR_TRY(gr_path(path, "%s/%s", dir, name));
+    GR_TRY(gr_json_dump(o, 2, &text));
+    GR_TRY(gr_write_file(path, text, strlen(text)));
+out:
+    gr_free(&text);
+    return st;
+}
+
+static gr_status write_small(const exporter *ex, const char *dir, const gr_model_spec *spec, const gr_mixer *const *mixer)
+{
+    gr_status   st = GR_OK;
+    const char *tokenizer = gr_weights_tokenizer_json(ex->from), *config = gr_weights_config_json(ex->from);
+    json_t     *o = NULL, *index = NULL, *map = json_object();
+    int64_t     total = 0;
+    char        path[GR_PATH_MAX], name[64];
+
+    GR_TRY(gr_json_parse(config, strlen(config), "config_json", &o));
+    GR_TRY(hybrid_config(o, spec, mixer));
+    GR_TRY(write_json(o, dir, "config.json"));
+    if (*tokenizer) {
+        GR_TRY(gr_path(path, "%s/tokenizer.json", dir));
+        GR_TRY(gr_write_file(path, tokenizer, strlen(tokenizer)));
+    }
+    for (int64_t i = 0; i < ex->n; i++) {
+        file_name(ex, ex->file[i], name);
+        json_object_set_new(map, gr_weights_info(ex->from, i)->name, json_string(name));
+        total += elements(gr_weights_info(ex->from, i)) * gr_dtype_size(dtype_of(ex, i));
+    }
+    if (ex->n_file > 1) {
+        index = json_pack("{s:{s:I}, s:O}", "metadata", "total_size", (json_int_t)total, "weight_map", map);
+        GR_TRY(write_json(index, dir, "model.safetensors.index.json"));
+    }
+out:
+    json_decref(map);
+    json_decref(index);
+    json_decref(o);
+    return st;
+}
+
+/* ---- the whole ------------------------------------------------------------------------------------------- */
+
+/* Does `dir` hold an export of these very weights? */
+static gr_status exported(const char *dir, const char *seal, bool *done)
+{
+    gr_status   st = GR_OK;
+    char        path[GR_PATH_MAX];
+    json_t     *o = NULL;
+    const char *there = NULL;
+
+    *done = false;
+    if (!gr_exists(dir)) goto out;
+    GR_TRY(gr_path(path, "%s/graft.json", dir));
+    GR_CHECK(gr_exists(path), GR_ERR_CONFIG, "%s exists and is no export of Graft's; choose another run.out", dir);
+    GR_TRY(gr_json_load(path, &o));
+    GR_TRY(gr_json_get_str(o, path, "weights", &there));
+    GR_CHECK(!strcmp(there, seal), GR_ERR_CONFIG, "%s is an export of weights %s, not of %s; choose another run.out, or remove it", dir, there, seal);
+    *done = true;
+out:
+    json_decref(o);
+    return st;
+}
+
+static gr_status prepare(exporter *ex, const gr_cfg_export *cfg, const char *dir, char *tmp, gr_model_spec *spec, const gr_mixer ***mixer)
+{
+    gr_status st = GR_OK;
+    char      parent[GR_PATH_MAX];
+
+    ex->convert = strcmp(cfg->dtype, "as_stored") != 0;
+    ex->dtype = strcmp(cfg->dtype, "bf16") ? GR_F32 : GR_BF16;
+    ex->n = gr_weights_count(ex->from);
+    GR_TRY(gr_alloc(&ex->file, (uint64_t)ex->n, sizeof *ex->file, "tensor list"));
+    GR_TRY(gr_alloc(&ex->piece, PIECE, 1, "export piece"));
+    deal(ex, cfg->shard_mib << 20);
+    GR_TRY(gr_model_spec_parse(spec, gr_weights_config_json(ex->from), gr_weights_path(ex->from)));
+    GR_TRY(gr_alloc(mixer, (uint64_t)spec->n_layer, sizeof(void *), "pattern"));
+    GR_TRY(gr_pattern_parse(gr_weights_pattern(ex->from), spec->n_layer, *mixer));
+    GR_TRY(gr_path(tmp, "%s.partial", dir));
+    if (gr_comm_rank(ex->c) == 0) {
+        GR_TRY(gr_dirname(parent, dir));
+        GR_TRY(gr_remove_tree(tmp));
+        GR_TRY(gr_mkdirs(tmp));
+    }
+out:
+    return st;
+}
+
+gr_status gr_export(const gr_comm *c, const char *weights, const gr_cfg_export *cfg, const char *dir)
+{
+    gr_status        st = GR_OK;
+    exporter         ex = {.c = c};
+    gr_model_spec    spec;
+    const gr_mixer **mixer = NULL;
+    char             tmp[GR_PATH_MAX] = "";
+    int64_t          done = 0;
+    json_t          *mark = NULL;
+
+    GR_TRY(gr_weights_open(&ex.from, c, weights));
+    if (gr_comm_rank(c) == 0) {
+        bool same = false;
+        st = exported(dir, gr_weights_seal(ex.from), &same);
+        done = same;
+    }
+    GR_TRY(gr_agree(c, st));
+    gr_max_i64(c, &done, 1);
+    if (done) {
+        gr_log0("%s is complete: nothing to do", dir);
+        goto out;
+    }
+    GR_TRY(gr_agree(c, prepare(&ex, cfg, dir, tmp, &spec, &mixer)));
+    for (int f = 0; f < ex.n_file; f++) GR_TRY(write_file(&ex, tmp, f));
+    if (gr_comm_rank(c) == 0) {
+        mark = json_pack("{s:s, s:s}", "weights", gr_weights_seal(ex.from), "source", gr_weights_path(ex.from));
+        st = write_small(&ex, tmp, &spec, mixer);
+        if (st == GR_OK) st = write_json(mark, tmp, "graft.json");
+        if (st == GR_OK) st = gr_publish(tmp, dir);
+    }
+    GR_TRY(gr_agree(c, st));
+    gr_log0("wrote %s: %lld tensors in %d file%s", dir, (long long)ex.n, ex.n_file, ex.n_file == 1 ? "" : "s");
+out:
+    json_decref(mark);
+    gr_free(&mixer);
+    gr_free(&ex.piece);
+    gr_free(&ex.file);
+    gr_weights_close(&ex.from);
+    return st;
+}

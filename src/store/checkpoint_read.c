@@ -1,0 +1,242 @@
+#include "store/checkpoint.h"
+#include "store/checkpoint_room.h"
+#include "store/h5_pool.h"
+#include "store/json_seal.h"
+#include "store/manifest.h"
+#include "store/seal.h"
+#include "util/crc32c.h"
+#include "util/fs.h"
+#include "util/mem.h"
+#include <inttypes.h>
+#include <string.h>
+
+struct gr_ckpt {
+    gr_manifest *m;
+    gr_h5_pool   pool;
+    char         path[GR_PATH_MAX];
+};
+
+/* ---- finding a good one ----------------------------------------------------------------------- */
+
+static gr_status shard_path(char dst[GR_PATH_MAX], const gr_ckpt *ck, int64_t i)
+{
+    char name[GR_SHARD_NAME];
+
+    gr_shard_name(name, i, ck->m->n_shard);
+    return gr_path(dst, "%s/%s", ck->path, name);
+}
+
+/* Every shard is read in full by one rank, and must be the very file that the manifest lists. */
+static gr_status verify_mine(const gr_ckpt *ck, const gr_comm *c)
+{
+    gr_status st = GR_OK;
+    gr_seal   seal;
+    char      path[GR_PATH_MAX];
+
+    for (int64_t i = gr_comm_rank(c); i < ck->m->n_shard; i += gr_comm_size(c)) {
+        GR_TRY(shard_path(path, ck, i));
+        GR_TRY(gr_seal_verify(NULL, path, GR_CKPT_KIND, &seal));
+        GR_CHECK(seal.bytes == ck->m->shard[i].bytes && seal.crc == ck->m->shard[i].crc, GR_ERR_INPUT,
+                 "%s: seal %s, the manifest says %s: another file", path, seal.id, ck->m->shard[i].id);
+    }
+out:
+    return st;
+}
+
+static gr_status parse(gr_ckpt *ck, const char *text, uint64_t n, const char *path, int64_t step)
+{
+    gr_status st = GR_OK;
+
+    GR_TRY(gr_manifest_parse(&ck->m, text, n, path));
+    GR_CHECK(ck->m->step == step, GR_ERR_INPUT, "%s: says it is step %" PRId64, path, ck->m->step);
+out:
+    return st;
+}
+
+/* [collective] Rank 0 reads the manifest and says what is wrong with it; the others hear it from there. */
+static gr_status open_step(gr_ckpt **out, const gr_ckpt_dir *d, int64_t step)
+{
+    gr_status st = GR_OK;
+    const int rank = gr_comm_rank(d->c);
+    gr_ckpt  *ck = NULL;
+    char     *text = NULL, path[GR_PATH_MAX];
+    uint64_t  n = 0;
+
+    st = gr_alloc(&ck, 1, sizeof *ck, "checkpoint");
+    if (st == GR_OK) st = gr_ckpt_step_path(ck->path, d, step);
+    if (st == GR_OK) st = gr_path(path, "%s/manifest.json", ck->path);
+    if (st == GR_OK && rank == 0) st = gr_read_file(path, GR_JSON_SEAL_LIMIT, &text, &n);
+    if (st == GR_OK && rank == 0) st = parse(ck, text, n, path, step);
+    GR_TRY(gr_agree(d->c, st));
+
+    gr_bcast(d->c, &n, sizeof n, 0);
+    if (rank != 0) st = gr_alloc(&text, n + 1, 1, "manifest");
+    GR_TRY(gr_agree(d->c, st));
+    gr_bcast(d->c, text, (int64_t)n, 0);
+    if (rank != 0) st = parse(ck, text, n, path, step);
+    if (st == GR_OK) st = verify_mine(ck, d->c);
+    GR_TRY(gr_agree(d->c, st));
+    *out = ck;
+    ck = NULL;
+out:
+    gr_free(&text);
+    gr_ckpt_close(&ck);
+    return st;
+}
+
+/* [collective] The newest step that is there, damaged or not; -1: none. */
+static gr_status newest(const gr_ckpt_dir *d, int64_t *step)
+{
+    gr_status st = GR_OK;
+    int64_t  *list = NULL, n = 0;
+
+    *step = -1;
+    if (gr_comm_rank(d->c) == 0) st = gr_ckpt_list(d, &list, &n);
+    GR_TRY(gr_agree(d->c, st));
+    if (n > 0) *step = list[n - 1];
+    gr_bcast(d->c, step, sizeof *step, 0);
+out:
+    gr_free(&list);
+    return st;
+}
+
+/* [collective] */
+static gr_status set_aside(const gr_ckpt_dir *d, int64_t step)
+{
+    gr_status st = GR_OK;
+    char      to[GR_PATH_MAX];
+
+    if (gr_comm_rank(d->c) == 0) {
+        st = gr_ckpt_rename(d, step, "bad-", to);
+        if (st == GR_OK) gr_log("step %" PRId64 " is damaged and set aside as %s", step, to);
+    }
+    return gr_agree(d->c, st);
+}
+
+gr_status gr_ckpt_open_newest(gr_ckpt **out, gr_ckpt_dir *d)
+{
+    gr_status st = GR_OK;
+    gr_ckpt  *ck = NULL;
+    int64_t   step, n_bad = 0;
+
+    for (;;) {
+        GR_TRY(newest(d, &step));
+        if (step < 0) break;
+        st = open_step(&ck, d, step);
+        if (st == GR_OK) break;
+        if (st != GR_ERR_INPUT && st != GR_ERR_IO) goto out; /* memory, not the checkpoint */
+        GR_TRY(set_aside(d, step));
+        n_bad++;
+    }
+    if (step < 0 && n_bad > 0) {
+        st = GR_ERR_INPUT;
+        if (gr_comm_rank(d->c) == 0)
+            gr_fail(__FILE__, __LINE__, st, "%s: all %" PRId64 " checkpoints are damaged; the next run would start from the beginning",
+                    d->path, n_bad);
+        goto out;
+    }
+    *out = ck;
+    ck = NULL;
+out:
+    gr_ckpt_close(&ck);
+    return st;
+}
+
+void gr_ckpt_close(gr_ckpt **pck)
+{
+    gr_ckpt *ck = *pck;
+
+    if (!ck) return;
+    gr_h5_pool_close(&ck->pool);
+    gr_manifest_close(&ck->m);
+    gr_free(pck);
+}
+
+int64_t gr_ckpt_step(const gr_ckpt *ck)
+{
+    return ck->m->step;
+}
+
+const char *gr_ckpt_meta(const gr_ckpt *ck)
+{
+    return ck->m->meta;
+}
+
+/* ---- reading rows --------------------------------------------------------------------------------- */
+
+static gr_status find_tensor(const gr_ckpt *ck, const gr_ckpt_piece *p, const gr_manifest_tensor **out)
+{
+    gr_status                 st = GR_OK;
+    const gr_manifest_tensor *t = gr_manifest_find(ck->m, p->name);
+
+    GR_CHECK(t, GR_ERR_INPUT, "%s: no tensor \"%s\"", ck->path, p->name);
+    GR_CHECK(t->dtype == p->dtype && t->rank == p->rank, GR_ERR_INPUT, "%s: tensor \"%s\" is %s with %d dimensions, expected %s with %d",
+             ck->path, p->name, gr_dtype_name(t->dtype), t->rank, gr_dtype_name(p->dtype), p->rank);
+    for (int d = 0; d < t->rank; d++)
+        GR_CHECK(t->dim[d] == p->dim[d], GR_ERR_INPUT, "%s: tensor \"%s\": dimension %d is %" PRId64 ", expected %" PRId64, ck->path, p->name,
+                 d, t->dim[d], p->dim[d]);
+    GR_CHECK(p->first >= 0 && p->count >= 0 && p->first <= t->dim[0] && p->count <= t->dim[0] - p->first, GR_ERR_ARG,
+             "%s: tensor \"%s\": rows %" PRId64 " to %" PRId64 " of %" PRId64, ck->path, p->name, p->first, p->first + p->count, t->dim[0]);
+    *out = t;
+out:
+    return st;
+}
+
+/* The first piece that ends behind `row`. */
+static int64_t piece_at(const gr_manifest *m, const gr_manifest_tensor *t, int64_t row)
+{
+    int64_t lo = t->piece, hi = t->piece + t->n_piece;
+
+    while (lo < hi) {
+        const int64_t mid = lo + (hi - lo) / 2;
+        if (m->piece[mid].first + m->piece[mid].count > row)
+            hi = mid;
+        else
+            lo = mid + 1;
+    }
+    return lo;
+}
+
+/* Rows [first, first + count) of the tensor, all of them in piece s. */
+static gr_status read_rows(gr_ckpt *ck, const gr_manifest_tensor *t, const gr_manifest_piece *s, int64_t first, int64_t count, void *data)
+{
+    gr_status st = GR_OK;
+    gr_h5    *f;
+    char      path[GR_PATH_MAX], name[GR_PATH_MAX];
+    gr_dtype  dtype;
+    int       rank;
+    int64_t   dim[GR_MAX_DIM], bytes = count * gr_dtype_size(t->dtype);
+
+    GR_TRY(shard_path(path, ck, s->shard));
+    GR_TRY(gr_piece_name(name, t->name, t->dim[0], s->first, s->count));
+    GR_TRY(gr_h5_pool_get(&ck->pool, s->shard, path, GR_CKPT_KIND, ck->m->shard[s->shard].id, &f));
+    GR_TRY(gr_h5_info(f, name, &dtype, &rank, dim));
+    GR_CHECK(rank == t->rank && dim[0] == s->count && !memcmp(dim + 1, t->dim + 1, sizeof dim - sizeof *dim), GR_ERR_INPUT,
+             "%s: dataset \"%s\" has not the shape that the manifest says", path, name);
+    GR_TRY(gr_h5_read(f, name, t->dtype, first - s->first, count, data));
+    for (int d = 1; d < t->rank; d++) bytes *= t->dim[d];
+    GR_CHECK(count < s->count || gr_crc32c(0, data, (size_t)bytes) == s->crc, GR_ERR_INPUT, "%s: dataset \"%s\": checksum differs", path,
+             name);
+out:
+    return st;
+}
+
+gr_status gr_ckpt_read(gr_ckpt *ck, const gr_ckpt_piece *p)
+{
+    gr_status                 st = GR_OK;
+    const gr_manifest_tensor *t = NULL;
+    int64_t                   row, k;
+
+    GR_TRY(find_tensor(ck, p, &t));
+    row = gr_dtype_size(t->dtype);
+    for (int d = 1; d < t->rank; d++) row *= t->dim[d];
+    for (int64_t done = 0, i = piece_at(ck->m, t, p->first); done < p->count; done += k, i++) {
+        const gr_manifest_piece *s = &ck->m->piece[i];
+
+        k = s->first + s->count - (p->first + done);
+        if (k > p->count - done) k = p->count - done;
+        GR_TRY(read_rows(ck, t, s, p->first + done, k, (char *)p->data + done * row));
+    }
+out:
+    return st;
+}

@@ -1,0 +1,56 @@
+#include "store/json_seal.h"
+#include "util/crc32c.h"
+#include "util/mem.h"
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#define LEAD ",\"crc32c\":\""
+#define DIGITS 8
+#define TAIL "\"}\n"
+
+enum { N_LEAD = sizeof LEAD - 1, N_TAIL = sizeof TAIL - 1 };
+
+gr_status gr_json_seal(const json_t *tree, char **out, uint64_t *out_n)
+{
+    gr_status st = GR_OK;
+    char     *text = NULL;
+    uint64_t  n;
+
+    GR_CHECK(json_object_size(tree) > 0 && !json_object_get(tree, "crc32c"), GR_ERR_ARG, "this JSON cannot be sealed");
+    GR_TRY(gr_json_dump(tree, 0, &text));
+    n = strlen(text) - 1; /* without the closing brace */
+    GR_TRY(gr_realloc(&text, n + N_LEAD + DIGITS + N_TAIL + 1, 1, "sealed JSON"));
+    memcpy(text + n, LEAD, N_LEAD);
+    n += N_LEAD;
+    snprintf(text + n, DIGITS + N_TAIL + 1, "%08" PRIx32 TAIL, gr_crc32c(0, text, n));
+    *out = text;
+    *out_n = n + DIGITS + N_TAIL;
+    text = NULL;
+out:
+    gr_free(&text);
+    return st;
+}
+
+gr_status gr_json_unseal(const char *text, uint64_t n, const char *name, json_t **out)
+{
+    gr_status      st = GR_OK;
+    const uint64_t after = DIGITS + N_TAIL;
+    json_t        *tree = NULL;
+    char           expected[DIGITS + N_TAIL + 1];
+
+    GR_CHECK(n > N_LEAD + after, GR_ERR_INPUT, "%s: %" PRIu64 " bytes, too short: truncated?", name, n);
+    GR_CHECK(n <= GR_JSON_SEAL_LIMIT, GR_ERR_INPUT, "%s: %" PRIu64 " bytes, at most %d are read", name, n, GR_JSON_SEAL_LIMIT);
+    GR_CHECK(!memcmp(text + n - after - N_LEAD, LEAD, N_LEAD), GR_ERR_INPUT, "%s: does not end with its checksum: truncated?", name);
+    snprintf(expected, sizeof expected, "%08" PRIx32 TAIL, gr_crc32c(0, text, n - after));
+    GR_CHECK(!memcmp(text + n - after, expected, after), GR_ERR_INPUT, "%s: ends with checksum %.8s, its bytes give %.8s: damaged", name,
+             text + n - after, expected);
+    GR_TRY(gr_json_parse(text, n, name, &tree));
+    GR_CHECK(json_is_object(tree), GR_ERR_INPUT, "%s: not a JSON object", name);
+    json_object_del(tree, "crc32c");
+    *out = tree;
+    tree = NULL;
+out:
+    json_decref(tree);
+    return st;
+}

@@ -1,0 +1,207 @@
+#include "store/seal.h"
+#include "util/crc32c.h"
+#include "util/fs.h"
+#include "util/mem.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+enum { FORMAT = 1, BLOCK = 16 << 20, PIECE = 1 << 20 /* read at once: stays in the cache */ };
+
+#define KIND_CHARS "abcdefghijklmnopqrstuvwxyz0123456789_-"
+
+/* The 512 bytes that say `s`; returns the length of the part that the checksum covers. */
+static int compose(const gr_seal *s, char text[GR_SEAL_BYTES])
+{
+    int n;
+
+    memset(text, 0, GR_SEAL_BYTES);
+    n = snprintf(text, GR_SEAL_BYTES, "GRAFT %d %s bytes=%" PRIu64 " crc32c=", FORMAT, s->kind, s->bytes);
+    snprintf(text + n, (size_t)(GR_SEAL_BYTES - n), "%08" PRIx32 "\n", s->crc);
+    return n;
+}
+
+/* Strict: what was understood, written again, must be what was read, to the last padding byte. */
+static gr_status parse(const char text[GR_SEAL_BYTES], const char *path, gr_seal *out)
+{
+    gr_status    st = GR_OK;
+    gr_seal      s = {0};
+    char         line[GR_SEAL_BYTES + 1] = "", again[GR_SEAL_BYTES];
+    unsigned int format = 0;
+
+    memcpy(line, text, GR_SEAL_BYTES);
+    GR_CHECK(sscanf(line, "GRAFT %9u ", &format) == 1, GR_ERR_INPUT, "%s: not a Graft file (no GRAFT header)", path);
+    GR_CHECK(format == FORMAT, GR_ERR_INPUT, "%s: format %u, this Graft reads format %d", path, format, FORMAT);
+    GR_CHECK(sscanf(line, "GRAFT %*9u %32[" KIND_CHARS "] bytes=%19" SCNu64 " crc32c=%8" SCNx32, s.kind, &s.bytes, &s.crc) == 3,
+             GR_ERR_INPUT, "%s: the GRAFT header is damaged: \"%.80s\"", path, line);
+    compose(&s, again);
+    GR_CHECK(!memcmp(text, again, GR_SEAL_BYTES), GR_ERR_INPUT, "%s: the first %d bytes (GRAFT header) are damaged", path,
+             GR_SEAL_BYTES);
+    snprintf(s.id, sizeof s.id, "%08" PRIx32 "%08" PRIx32, (uint32_t)s.bytes, s.crc);
+    *out = s;
+out:
+    return st;
+}
+
+/* Open, read the seal, check kind and size. */
+static gr_status seal_open(const char *path, const char *kind, gr_seal *out, int *fd)
+{
+    gr_status st = GR_OK;
+    gr_seal   s;
+    char      text[GR_SEAL_BYTES] = "";
+    uint64_t  size = 0;
+    int       file = -1;
+
+    GR_TRY(gr_open_input(path, &file, &size));
+    GR_TRY(gr_pread_all(file, text, size < GR_SEAL_BYTES ? size : GR_SEAL_BYTES, 0, path));
+    GR_TRY(parse(text, path, &s));
+    GR_CHECK(!kind || !strcmp(s.kind, kind), GR_ERR_INPUT, "%s: kind \"%s\", expected \"%s\"", path, s.kind, kind);
+    GR_CHECK(size == GR_SEAL_BYTES + s.bytes, GR_ERR_INPUT, "%s: %" PRIu64 " bytes, the header says %" PRIu64 ": %s", path, size,
+             GR_SEAL_BYTES + s.bytes, size < GR_SEAL_BYTES + s.bytes ? "truncated" : "something was appended");
+    *out = s;
+    *fd = file;
+    file = -1;
+out:
+    if (file >= 0) close(file);
+    return st;
+}
+
+gr_status gr_seal_read(const char *path, const char *kind, gr_seal *seal)
+{
+    int             fd = -1;
+    const gr_status st = seal_open(path, kind, seal, &fd);
+
+    if (st == GR_OK) close(fd);
+    return st;
+}
+
+static gr_status block_crc(int fd, const char *path, const gr_seal *s, uint64_t i, char *data, int64_t *crc)
+{
+    gr_status      st = GR_OK;
+    const uint64_t begin = i * BLOCK, end = s->bytes - begin < BLOCK ? s->bytes : begin + BLOCK;
+    uint32_t       sum = 0;
+
+    for (uint64_t at = begin; at < end; at += PIECE) {
+        const uint64_t n = end - at < PIECE ? end - at : PIECE;
+        GR_TRY(gr_pread_all(fd, data, n, GR_SEAL_BYTES + at, path));
+        sum = gr_crc32c(sum, data, n);
+    }
+    *crc = sum;
+out:
+    return st;
+}
+
+/* [collective] The checksum of an open file, as defined in seal.h; s->bytes is the same on all ranks. */
+static gr_status checksum(const gr_comm *c, int fd, const char *path, const gr_seal *s, uint32_t *crc)
+{
+    gr_status st = GR_OK;
+    char      text[GR_SEAL_BYTES], *data = NULL;
+    int64_t  *block = NULL, n_block = (int64_t)(s->bytes / BLOCK + (s->bytes % BLOCK > 0)), first, count;
+    uint32_t  sum;
+
+    gr_share(n_block, gr_comm_rank(c), gr_comm_size(c), &first, &count);
+    st = gr_alloc(&block, (uint64_t)n_block, sizeof *block, "block checksums");
+    if (st == GR_OK) st = gr_alloc(&data, s->bytes < PIECE ? s->bytes : PIECE, 1, "bytes to check");
+    for (int64_t i = first; st == GR_OK && i < first + count; i++) st = block_crc(fd, path, s, (uint64_t)i, data, &block[i]);
+    GR_TRY(gr_agree(c, st));
+
+    gr_sum_i64(c, block, n_block); /* each entry is nonzero on one rank only */
+    sum = gr_crc32c(0, text, (size_t)compose(s, text));
+    for (int64_t i = 0; i < n_block; i++) {
+        const uint8_t le[4] = {(uint8_t)block[i], (uint8_t)(block[i] >> 8), (uint8_t)(block[i] >> 16), (uint8_t)(block[i] >> 24)};
+        sum = gr_crc32c(sum, le, sizeof le);
+    }
+    *crc = sum;
+out:
+    gr_free(&data);
+    gr_free(&block);
+    return st;
+}
+
+gr_status gr_seal_verify(const gr_comm *c, const char *path, const char *kind, gr_seal *seal)
+{
+    gr_status st = GR_OK;
+    const int rank = gr_comm_rank(c);
+    gr_seal   root = {0}, mine = {0};
+    int       fd = -1;
+    uint32_t  crc = 0;
+
+    /* Rank 0 first: a bad file is then reported once, not once per rank. */
+    if (rank == 0) st = seal_open(path, kind, &root, &fd);
+    GR_TRY(gr_agree(c, st));
+    gr_bcast(c, &root, sizeof root, 0);
+    if (rank != 0) {
+        st = seal_open(path, kind, &mine, &fd);
+        if (st == GR_OK && strcmp(mine.id, root.id) != 0)
+            st = gr_fail(__FILE__, __LINE__, GR_ERR_INPUT, "%s: seal %s here, %s on rank 0: not the same file", path, mine.id, root.id);
+    }
+    GR_TRY(gr_agree(c, st));
+    GR_TRY(checksum(c, fd, path, &root, &crc));
+    if (crc != root.crc && rank == 0)
+        st = gr_fail(__FILE__, __LINE__, GR_ERR_INPUT, "%s: checksum %08" PRIx32 ", expected %08" PRIx32 ": the file is damaged", path,
+                     crc, root.crc);
+    GR_TRY(gr_agree(c, st));
+    *seal = root;
+out:
+    if (fd >= 0) close(fd);
+    return st;
+}
+
+static gr_status write_seal(int fd, const char *tmp, const char *path, const gr_seal *s)
+{
+    gr_status st = GR_OK;
+    char      text[GR_SEAL_BYTES];
+
+    compose(s, text);
+    GR_TRY(gr_pwrite_all(fd, text, GR_SEAL_BYTES, 0, tmp));
+    GR_CHECK(!fsync(fd), GR_ERR_IO, "%s: fsync: %s", tmp, strerror(errno));
+    GR_TRY(gr_publish(tmp, path));
+out:
+    return st;
+}
+
+static gr_status open_complete(const char *tmp, gr_seal *s, int *fd)
+{
+    gr_status   st = GR_OK;
+    struct stat sb;
+
+    *fd = open(tmp, O_RDWR | O_CLOEXEC);
+    GR_CHECK(*fd >= 0, GR_ERR_IO, "%s: %s", tmp, strerror(errno));
+    GR_CHECK(!fstat(*fd, &sb), GR_ERR_IO, "%s: fstat: %s", tmp, strerror(errno));
+    GR_CHECK(sb.st_size > GR_SEAL_BYTES, GR_ERR_IO, "%s: %lld bytes: nothing to seal", tmp, (long long)sb.st_size);
+    s->bytes = (uint64_t)sb.st_size - GR_SEAL_BYTES;
+out:
+    return st;
+}
+
+gr_status gr_seal_publish(const gr_comm *c, const char *tmp, const char *path, const char *kind)
+{
+    gr_status    st = GR_OK;
+    const int    rank = gr_comm_rank(c);
+    const size_t n_kind = strlen(kind);
+    gr_seal      s = {0};
+    int          fd = -1;
+
+    if (n_kind == 0 || n_kind > GR_KIND_MAX || strspn(kind, KIND_CHARS) != n_kind)
+        st = gr_fail(__FILE__, __LINE__, GR_ERR_ARG, "%s: kind \"%s\": 1 to %d of [a-z0-9_-]", path, kind, GR_KIND_MAX);
+    if (st == GR_OK) st = gr_fault(c, "seal");
+    if (st == GR_OK) st = gr_fsync_path(tmp); /* what this host holds must reach the others before they read it */
+    GR_TRY(gr_agree(c, st));
+
+    memcpy(s.kind, kind, n_kind);
+    st = open_complete(tmp, &s, &fd);
+    GR_TRY(gr_agree(c, st));
+    gr_bcast(c, &s.bytes, sizeof s.bytes, 0);
+    GR_TRY(checksum(c, fd, tmp, &s, &s.crc));
+    if (rank == 0) st = write_seal(fd, tmp, path, &s);
+    st = gr_agree(c, st);
+out:
+    if (fd >= 0) close(fd);
+    if (st != GR_OK && rank == 0) unlink(tmp);
+    return st;
+}

@@ -1,0 +1,69 @@
+/** @file weights.h  A model on disk: one sealed HDF5 file, independent of any rank count.
+ *
+ * One dataset per tensor under its canonical (HuggingFace / hybrid-model-factory) name, row-major, full shape, in the type of the source
+ * (F32, BF16, F16). Attributes: config_json (the source's config.json, verbatim), tokenizer_json (may be empty), pattern (mixer names, one per
+ * layer, comma-separated), config (resolved configuration of the program that wrote it), program, version, commit, created, inputs (JSON:
+ * path and seal of every input).
+ */
+#ifndef GR_STORE_WEIGHTS_H
+#define GR_STORE_WEIGHTS_H
+#include "comm/comm.h"
+#include "kernels/tensor.h"
+#include "util/status.h"
+
+GR_C_BEGIN
+
+/** Who wrote a file, from what: the attributes of every Graft product. Strings are borrowed. */
+typedef struct gr_provenance {
+    const char *program, *version, *commit, *created, *config, *inputs_json;
+} gr_provenance;
+
+typedef struct gr_tensor_info {
+    const char *name;
+    gr_dtype    dtype;
+    int         rank;
+    int64_t     dim[GR_MAX_DIM];
+} gr_tensor_info;
+
+/* ---- reading ---- */
+
+typedef struct gr_weights gr_weights;
+
+/** [collective] Open and verify. `path` is a weights file, or a directory holding weights.h5. */
+gr_status gr_weights_open(gr_weights **w, const gr_comm *c, const char *path);
+void      gr_weights_close(gr_weights **w);
+
+const char *gr_weights_path(const gr_weights *w);
+const char *gr_weights_seal(const gr_weights *w);
+const char *gr_weights_config_json(const gr_weights *w);
+const char *gr_weights_tokenizer_json(const gr_weights *w); /**< "" when there is none */
+const char *gr_weights_pattern(const gr_weights *w);
+
+int64_t               gr_weights_count(const gr_weights *w);
+const gr_tensor_info *gr_weights_info(const gr_weights *w, int64_t i);
+int64_t               gr_weights_find(const gr_weights *w, const char *name); /**< -1: absent */
+
+/** [local] Rows [first, first + count) of dimension 0 as fp32, host memory. NaN or Inf is GR_ERR_INPUT naming the tensor and place. */
+gr_status gr_weights_read(gr_weights *w, int64_t i, int64_t first, int64_t count, float *data);
+
+/** [local] The same rows as stored. */
+gr_status gr_weights_read_raw(gr_weights *w, int64_t i, int64_t first, int64_t count, void *data);
+
+/* ---- writing, tensors dealt over the ranks ---- */
+
+/** Called for the tensors that this rank writes, in pieces of whole rows: put rows [first, first + count) of tensor i, as its dtype, at `data`. */
+typedef gr_status (*gr_tensor_source)(void *user, int64_t i, int64_t first, int64_t count, void *data);
+
+typedef struct gr_weights_plan {
+    const gr_tensor_info *tensor; /**< same on all ranks */
+    int64_t               n;
+    const char           *config_json, *tokenizer_json, *pattern;
+    gr_provenance         by;
+} gr_weights_plan;
+
+/** [collective] Write and publish `path`. Each rank asks `source` for about 1/ranks of the bytes and holds at most one piece of 64 MiB.
+ * On any failure no file appears. */
+gr_status gr_weights_write(const gr_comm *c, const char *path, const gr_weights_plan *plan, gr_tensor_source source, void *user);
+
+GR_C_END
+#endif

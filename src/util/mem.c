@@ -1,0 +1,79 @@
+#include "util/mem.h"
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { ALIGN = 64 };
+
+/* In front of every block, ALIGN bytes: its size, so that realloc knows what to keep. */
+typedef struct header {
+    uint64_t bytes;
+} header;
+
+static atomic_int_fast64_t live;
+
+static header *header_of(void *block)
+{
+    return (header *)((char *)block - ALIGN);
+}
+
+gr_status gr_alloc(void *p, uint64_t n, uint64_t size, const char *what)
+{
+    gr_status st = GR_OK;
+    uint64_t  bytes = 0;
+    char     *raw = NULL;
+
+    GR_CHECK(!__builtin_mul_overflow(n, size, &bytes) && bytes < (UINT64_C(1) << 48), GR_ERR_NOMEM,
+             "%s: %llu x %llu bytes is more than any machine has", what, (unsigned long long)n,
+             (unsigned long long)size);
+    raw = aligned_alloc(ALIGN, ALIGN + (bytes + ALIGN - 1) / ALIGN * ALIGN);
+    GR_CHECK(raw, GR_ERR_NOMEM, "%s: cannot allocate %llu bytes", what, (unsigned long long)bytes);
+    memset(raw, 0, ALIGN + bytes);
+    ((header *)(void *)raw)->bytes = bytes;
+    *(void **)p = raw + ALIGN;
+    atomic_fetch_add(&live, 1);
+out:
+    return st;
+}
+
+gr_status gr_realloc(void *p, uint64_t n, uint64_t size, const char *what)
+{
+    gr_status st = GR_OK;
+    void     *old = *(void **)p, *fresh = NULL;
+
+    GR_TRY(gr_alloc(&fresh, n, size, what));
+    if (old) {
+        const uint64_t had = header_of(old)->bytes, has = header_of(fresh)->bytes;
+        memcpy(fresh, old, had < has ? had : has);
+        gr_free(p);
+    }
+    *(void **)p = fresh;
+out:
+    return st;
+}
+
+void gr_free(void *p)
+{
+    void *block = *(void **)p;
+
+    if (!block) return;
+    free(header_of(block));
+    *(void **)p = NULL;
+    atomic_fetch_sub(&live, 1);
+}
+
+int64_t gr_mem_live(void)
+{
+    return (int64_t)atomic_load(&live);
+}
+
+gr_status gr_strdup(char **p, const char *s)
+{
+    gr_status    st = GR_OK;
+    const size_t n = strlen(s) + 1;
+
+    GR_TRY(gr_alloc(p, n, 1, "string"));
+    memcpy(*p, s, n);
+out:
+    return st;
+}

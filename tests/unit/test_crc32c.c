@@ -1,0 +1,39 @@
+/* CRC-32C: the vectors of RFC 3720 B.4, and hardware against tables. */
+/*TEST
+np: 1
+timeout: 10
+*/
+#include "tests/check.h"
+#include "util/crc32c.h"
+#include "util/rng.h"
+#include <string.h>
+
+int main(void)
+{
+    enum { N = 4099 };
+    static uint8_t data[N];
+    uint8_t        b[48] = {0x01, 0xC0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x14, 0, 0, 0, 0, 0, 4, 0, 0, 0, 0, 0x14, 0, 0, 0, 0x18, 0x28,
+                           0, 0, 0, 0, 0, 0, 0, 2};
+
+    CHECK(gr_crc32c(0, b, 48) == 0xD9963A56, "an iSCSI read command");
+    memset(b, 0, 32);
+    CHECK(gr_crc32c(0, b, 32) == 0x8A9136AA, "32 zero bytes");
+    memset(b, 0xFF, 32);
+    CHECK(gr_crc32c(0, b, 32) == 0x62A8AB43, "32 bytes of ones");
+    for (int i = 0; i < 32; i++) b[i] = (uint8_t)i;
+    CHECK(gr_crc32c(0, b, 32) == 0x46DD794E, "increasing bytes");
+    for (int i = 0; i < 32; i++) b[i] = (uint8_t)(31 - i);
+    CHECK(gr_crc32c(0, b, 32) == 0x113FDB5C, "decreasing bytes");
+    CHECK(gr_crc32c(0, "123456789", 9) == 0xE3069283, "the check value");
+    CHECK(gr_crc32c(7, NULL, 0) == 7, "nothing");
+
+    for (int i = 0; i < N; i++) data[i] = (uint8_t)(256 * gr_uniform(1, 2, (uint64_t)i));
+    for (int from = 0; from < 9; from++) {
+        for (int n = 0; n < 64; n++) {
+            CHECK(gr_crc32c(0, data + from, (size_t)n) == gr_crc32c_portable(0, data + from, (size_t)n), "%d bytes from %d", n, from);
+            CHECK(gr_crc32c(gr_crc32c(0, data, (size_t)n), data + n, (size_t)(N - n)) == gr_crc32c(0, data, N), "in two pieces, %d", n);
+        }
+    }
+    CHECK(gr_crc32c(3, data, N) == gr_crc32c_portable(3, data, N), "hardware and tables differ");
+    return check_result();
+}
