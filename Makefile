@@ -75,14 +75,16 @@ find = $(sort $(shell find $(1) -name '$(2)' -not -path 'kernels/cuda/*' 2>/dev/
 LIB_SRC := $(call find,src kernels data_pipeline,*.c)
 JOB_SRC := $(wildcard jobs/*.c)
 TST_SRC := $(wildcard tests/*/test_*.c)
+DRV_SRC := $(wildcard tests/*/drive_*.c)# programs that shell tests run
 
 LIB   := $(BUILD)/libgraft.a
 OBJ   := $(LIB_SRC:%.c=$(BUILD)/obj/%.o)
 BIN   := $(foreach j,$(JOB_SRC:jobs/%.c=%),$(BUILD)/bin/graft-$(subst _,-,$(j)))
 TESTS := $(TST_SRC:%.c=$(BUILD)/%)
+DRIVE := $(DRV_SRC:%.c=$(BUILD)/%)
 
 all: $(BIN) $(LIB)
-build-tests: $(TESTS)
+build-tests: $(TESTS) $(DRIVE)
 build-unit: $(filter $(BUILD)/tests/unit/%,$(TESTS))
 
 # ---- how it is made ---------------------------------------------------------------------------
@@ -126,7 +128,7 @@ $(BUILD)/tests/%: $(BUILD)/obj/tests/%.o $(LIB)
 	$(link)
 
 .SECONDARY:
--include $(OBJ:.o=.d) $(patsubst %.c,$(BUILD)/obj/%.d,$(JOB_SRC) $(TST_SRC))
+-include $(OBJ:.o=.d) $(patsubst %.c,$(BUILD)/obj/%.d,$(JOB_SRC) $(TST_SRC) $(DRV_SRC))
 
 deps:
 	@command -v $(CC) >/dev/null || { echo "no $(CC): run 'make setup'" >&2; exit 1; }

@@ -80,9 +80,23 @@ static gr_status prepare(const gr_comm *c, worker *w)
     w->n_unit = gr_files_units(&w->files, o->reading.unit_bytes);
     GR_CHECK(w->n_unit > 0, GR_ERR_INPUT, "the input has no bytes");
     GR_TRY(gr_alloc(&w->info, (uint64_t)(w->n_unit / gr_comm_size(c) + 1), sizeof *w->info, "shards"));
-    if (gr_comm_rank(c) != 0) goto out;
-    GR_TRY(gr_mkdirs(o->out_dir));
-    GR_TRY(gr_shards_retract(o->out_dir));
+out:
+    return st;
+}
+
+/* [collective] Rank 0 first: what it refuses is said once, not by every rank. */
+static gr_status prepare_all(const gr_comm *c, worker *w)
+{
+    gr_status st = GR_OK, local = GR_OK;
+
+    if (gr_comm_rank(c) == 0) {
+        local = prepare(c, w);
+        if (local == GR_OK) local = gr_mkdirs(w->options->out_dir);
+        if (local == GR_OK) local = gr_shards_retract(w->options->out_dir);
+    }
+    GR_TRY(gr_agree(c, local));
+    if (gr_comm_rank(c) != 0) local = prepare(c, w);
+    GR_TRY(gr_agree(c, local));
 out:
     return st;
 }
@@ -211,7 +225,7 @@ gr_status gr_tokenize_corpus(const gr_comm *c, const gr_tokenize_options *o, gr_
     int64_t            count[3];
 
     GR_TRY(share_files(c, &w));
-    GR_TRY(gr_agree(c, prepare(c, &w)));
+    GR_TRY(prepare_all(c, &w));
     GR_TRY(do_units(c, &w));
     GR_TRY(publish(c, &w, &done));
     count[0] = w.n_kept;

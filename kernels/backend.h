@@ -98,7 +98,7 @@ typedef struct gr_ops {
     /** Rotate x [N, H, D] in place, half-split pairs (i, i + D/2); sign +1 forward, -1 backward. */
     void (*rope)(gr_tensor x, gr_tensor cs, int sign, gr_stream *s);
 
-    /** x [N, D] = table[id]; id I32 [N]. */
+    /** x [N, D] = table[id]; id I32 [N]. An id outside the table gives a row of NaN. */
     void (*embed)(gr_tensor x, gr_tensor table, gr_tensor id, gr_stream *s);
     /** dtable[id] += dx, rows in token order. */
     void (*embed_back)(gr_tensor dtable, gr_tensor dx, gr_tensor id, gr_stream *s);
@@ -111,10 +111,11 @@ typedef struct gr_ops {
     /* ---- what recurrent mixers share ---- */
 
     /** Causal depthwise convolution, then SiLU: y_t = silu(b + sum_j w[:, j] x_{t-W+1+j}), taps inside the document.
-     * x, y [N, C]; w [C, W]; b [C] or none. `head` [W-1, C] or none: the rows just before x of the same document
-     * (decoding, sequence parallelism); it belongs to the first document. */
+     * x, y [N, C]; w [C, W], W <= 7; b [C] or none. `head` [W-1, C] or none: the rows just before x of the same document
+     * (decoding, sequence parallelism); it belongs to the first document. Its rows from before that document's start are zero. */
     void (*conv)(gr_tensor y, gr_tensor x, gr_tensor w, gr_tensor b, gr_tensor head, const gr_seq *seq, gr_stream *s);
-    /** dx =, dw +=, db += (none allowed), dhead = (none allowed). x is the convolution's input. */
+    /** dx =, dw +=, db +=, dhead = (all but dx may be none). x is the convolution's input. dhead's rows from before the document's
+     * start are not to be used. */
     void (*conv_back)(gr_tensor dx, gr_tensor dw, gr_tensor db, gr_tensor dhead, gr_tensor dy, gr_tensor x, gr_tensor w,
                       gr_tensor b, gr_tensor head, const gr_seq *seq, gr_stream *s);
 
@@ -132,11 +133,13 @@ typedef struct gr_ops {
 
     /** dz (may be z) = d/dz of sum over positions of (1 - kl) CE + kl KL(teacher || student).
      * sum F64 [3] += { sum CE, sum KL, positions counted } over positions with id >= 0, in nats. dz none: values only.
-     * KL is over the k stored tokens plus one bucket with all remaining probability (docs/math.md 9.1). */
+     * KL is over the k stored tokens plus one bucket with all remaining probability (docs/math.md 9.1); summed also where kl is 0.
+     * A NaN in z, or an id outside the vocabulary, makes sum NaN. z is written to, and restored, while it is read. */
     void (*token_loss)(gr_tensor dz, gr_tensor sum, gr_tensor z, const gr_targets *t, gr_stream *s);
 
     /** The k largest of each row: id I32 [n, k] in falling order (ties: lower id first), lp F32 [n, k] log-softmax values,
-     * tail F32 [n] log of the remaining probability, computed as its own log-sum-exp. */
+     * tail F32 [n] log of the remaining probability, computed as its own log-sum-exp. k <= min(V, GR_MAX_TOP_K). A NaN in a row of z
+     * makes its lp and tail NaN. z is written to, and restored, while it is read. */
     void (*top_k)(gr_tensor id, gr_tensor lp, gr_tensor tail, gr_tensor z, gr_stream *s);
 
     /** sum F64 [2] += { sum over positions with id >= 0 of full KL(softmax zt || softmax zs), positions }. */

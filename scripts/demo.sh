@@ -52,6 +52,7 @@ ended()
     [ -z "$stage" ] || note stopped
     if [ -n "$stage" ] && [ $rc -ne 0 ]; then
         echo
+        [ "${command[0]}" = mpirun ] || why=()
         echo "demo: stage '$stage' ended with exit code $rc${why[$rc]:+ (${why[$rc]})}. Its command:"
         echo "      ${command[*]}"
         echo "      What is finished, and checkpoints, are kept: the same command goes on from here."
@@ -59,7 +60,7 @@ ended()
     exit $rc
 }
 why=([2]="bad configuration or input" [75]="another run is at work here" [85]="stopped as asked, and saved"
-     [86]="a checkpoint could not be written" [130]="interrupted" [143]="terminated")
+     [86]="a checkpoint could not be written" [130]="interrupted" [137]="killed: out of memory?" [143]="terminated")
 trap ended EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM

@@ -21,7 +21,7 @@ enum {
 
 static inline float *gr_f(gr_tensor t)
 {
-    return t.data;
+    return (float *)t.data;
 }
 
 /** Blocks in flight when a block's line holds `width` floats. */
@@ -30,7 +30,7 @@ static inline int64_t gr_flight(int64_t width)
     return width < GR_PART ? GR_PART / width : 1;
 }
 
-/** sum[i] += part[0][i] + part[1][i] + ...; part [n, width]. */
+/** sum[i] += part[0][i] + part[1][i] + ..., i < width, over n lines `stride` apart. */
 void gr_cpu_add_parts(float *sum, const float *part, int64_t n, int64_t width, int64_t stride);
 
 /* ops.c, memory */

@@ -6,8 +6,7 @@
  * norm is a per-head RMSNorm that Qwen3 has and Llama has not. lse is kept in natural logarithms.
  * Source   Dao et al. 2022, arXiv:2205.14135 (tiles, streaming softmax, recomputed backward);
  *          Dao 2023, arXiv:2307.08691 (loops exchanged).  docs/math.md 5.1 to 5.4.
- * Memory   tiles only, per thread: no N x N matrix, and nothing of size N besides the outputs
- *          and two numbers per (token, head) in backward. */
+ * Memory   tiles, one set per thread, and in backward two numbers per (token, head); nothing N x N. */
 #include "kernels/cpu/tile.h"
 #include "kernels/cpu/vec.h"
 #include "kernels/mixer.h"
@@ -16,14 +15,14 @@
 #include <stdatomic.h>
 #include <string.h>
 
-/* Tile sizes, tuned at head_dim 128 on a core with 48 KiB of L1 and 1 MiB of L2 (tests/unit/test_mixer_attn.c times
- * them). ROWS is a multiple of 6 and KEYS of 64, which is what gr_tile_gemm likes. */
+/* Tile sizes. ROWS is a multiple of 6 and KEYS of 64, which is what gr_tile_gemm likes; beyond that, anything from half
+ * to twice of each is within 3 % at head_dim 128 on a core with 48 KiB of L1 and 1 MiB of L2. */
 enum {
-    KEYS = 128,    /* of a tile                                                                      */
-    ROWS = 96,     /* queries of a tile all of whose keys are visible                                */
-    STRIP = 24,    /* queries of a tile on the diagonal: a short strip wastes less above it          */
-    BLOCK = 384,   /* query rows, of all heads of a group, that share one packing of a key tile      */
-    LD_KEYS = 144, /* = gr_tile_ld(KEYS)                                                             */
+    KEYS = 128,    /* keys of a tile                                                            */
+    ROWS = 96,     /* queries of a tile, where all of them see all its keys                     */
+    STRIP = 24,    /* queries of a tile on the diagonal: the shorter, the less is masked away   */
+    BLOCK = 384,   /* query rows, of all heads of a group, that share one packing of a key tile */
+    LD_KEYS = 144, /* gr_tile_ld(KEYS)                                                          */
 };
 
 static int64_t min64(int64_t a, int64_t b)
@@ -62,6 +61,12 @@ static int cut(gr_arena *scratch, const gr_seq *seq, int width, const span **spa
 
 /* ---- packing ------------------------------------------------------------------------------------ */
 
+/* This thread's part of a buffer [threads, ...]. */
+static float *mine(gr_tensor t)
+{
+    return (float *)t.data + omp_get_thread_num() * gr_row(t);
+}
+
 /* Rows a token apart, side by side: dst [n, width]. */
 static void pack(float *dst, int64_t ldd, const float *src, int64_t lds, int64_t n, int width)
 {
@@ -88,12 +93,11 @@ static void mask(float *s, int rows, int64_t seen0, int cols)
 
 /* One streaming-softmax update (docs/math.md 5.2) of `rows` queries with the n keys of a tile:
  *   m' = max(m, rowmax s)   c = e^{m - m'}   p = e^{s - m'}   l = l c + rowsum p   acc = acc c + p v
- * s [rows, round16(n)] holds the scaled, masked scores and is overwritten by p. */
+ * s [rows, round16(n)] holds the scaled, masked scores and is overwritten by p.  fresh: nothing absorbed yet. */
 static void absorb(float *acc, int64_t ld_acc, float *m, float *l, float *s, int rows, int n, const float *v, int64_t ldv,
-                   int width)
+                   int width, bool fresh)
 {
-    const int  cols = round16(n);
-    const bool fresh = m[0] == -INFINITY; /* all rows of a tile start together */
+    const int cols = round16(n);
 
     /* Two sweeps: within a row each step waits for the one before; rows apart, the processor overlaps them. */
     for (int i = 0; i < rows; i++) {
@@ -127,32 +131,10 @@ static void absorb(float *acc, int64_t ld_acc, float *m, float *l, float *s, int
     gr_tile_gemm(rows, width, n, s, LD_KEYS, 1, v, ldv, acc, ld_acc, 1.0f, fresh ? 0.0f : 1.0f);
 }
 
-/* The next n floats of a thread's buffer. base NULL only counts. */
-static float *claim(float *base, int64_t *used, int64_t n)
-{
-    float *p = base ? base + *used : NULL;
-
-    *used += n;
-    return p;
-}
-
-typedef struct forward_buf {
-    float *q, *kt, *v, *s, *acc, *m, *l; /* [rows, K] [K, KEYS] [KEYS, V] [ROWS, KEYS] [rows, V] [rows] [rows] */
+typedef struct forward_buf { /* each [threads, ...] */
+    gr_tensor q, acc, m, l;  /* of a block: [rows, K] [rows, V] [rows] [rows] */
+    gr_tensor kt, v, s;      /* of a tile: [K, KEYS] [KEYS, V] [ROWS, KEYS]   */
 } forward_buf;
-
-static int64_t forward_layout(forward_buf *b, float *base, int rows, int K, int V)
-{
-    int64_t used = 0;
-
-    b->q = claim(base, &used, rows * gr_tile_ld(K));
-    b->kt = claim(base, &used, K * LD_KEYS);
-    b->v = claim(base, &used, KEYS * gr_tile_ld(V));
-    b->s = claim(base, &used, ROWS * LD_KEYS);
-    b->acc = claim(base, &used, rows * gr_tile_ld(V));
-    b->m = claim(base, &used, round16(rows));
-    b->l = claim(base, &used, round16(rows));
-    return used;
-}
 
 /* The queries t of the heads that read key head g: every key tile is packed once for all of them. */
 static void forward_block(const gr_core_args *a, const forward_buf *b, span t, int g)
@@ -163,15 +145,17 @@ static void forward_block(const gr_core_args *a, const forward_buf *b, span t, i
     const float  *q = (const float *)a->q.data + t.first * q_row + g * rep * K;
     float        *o = (float *)a->o.data + t.first * o_row + g * rep * V;
     float        *lse = a->aux.data ? (float *)a->aux.data + (int64_t)t.first * H + g * rep : NULL;
+    float *const  qp = mine(b->q), *kt = mine(b->kt), *v = mine(b->v), *s = mine(b->s);
+    float *const  acc = mine(b->acc), *m = mine(b->m), *l = mine(b->l);
 
-    for (int r = 0; r < rep; r++) pack(b->q + r * n_q * ldk, ldk, q + r * K, q_row, n_q, K);
-    for (int i = 0; i < rep * n_q; i++) b->m[i] = -INFINITY, b->l[i] = 0;
+    for (int r = 0; r < rep; r++) pack(qp + r * n_q * ldk, ldk, q + r * K, q_row, n_q, K);
+    for (int i = 0; i < rep * n_q; i++) m[i] = -INFINITY, l[i] = 0;
 
     for (int32_t k0 = t.doc; k0 < t.last; k0 += KEYS) {
         const int n = (int)min64(KEYS, t.last - k0);
 
-        pack_transposed(b->kt, (const float *)a->k.data + k0 * k_row + g * K, k_row, n, K);
-        pack(b->v, ldv, (const float *)a->v.data + k0 * v_row + g * V, v_row, n, V);
+        pack_transposed(kt, (const float *)a->k.data + k0 * k_row + g * K, k_row, n, K);
+        pack(v, ldv, (const float *)a->v.data + k0 * v_row + g * V, v_row, n, V);
         for (int r = 0; r < rep; r++)
             for (int i = 0, rows; i < n_q; i += rows) {
                 const bool inside = t.first + i >= k0 + n - 1; /* the first row sees the whole tile */
@@ -181,45 +165,45 @@ static void forward_block(const gr_core_args *a, const forward_buf *b, span t, i
                 rows = (int)min64(inside ? ROWS : STRIP, n_q - i);
                 seen = (int)min64(n, t.first + i + rows - k0); /* keys of the last row */
                 if (seen <= 0) continue;
-                gr_tile_gemm(rows, round16(seen), K, b->q + at * ldk, ldk, 1, b->kt, LD_KEYS, b->s, LD_KEYS, a->scale, 0.0f);
-                if (!inside || n < KEYS) mask(b->s, rows, t.first + i - k0 + 1, round16(seen));
-                absorb(b->acc + at * ldv, ldv, b->m + at, b->l + at, b->s, rows, seen, b->v, ldv, V);
+                gr_tile_gemm(rows, round16(seen), K, qp + at * ldk, ldk, 1, kt, LD_KEYS, s, LD_KEYS, a->scale, 0.0f);
+                if (!inside || n < KEYS) mask(s, rows, t.first + i - k0 + 1, round16(seen));
+                absorb(acc + at * ldv, ldv, m + at, l + at, s, rows, seen, v, ldv, V, k0 == t.doc);
             }
     }
     for (int r = 0; r < rep; r++)
         for (int i = 0; i < n_q; i++) {
-            const int    at = r * n_q + i;
-            const float  scale = 1.0f / b->l[at]; /* l >= 1: its own maximum contributes e^0 */
-            const float *acc = b->acc + at * ldv;
-            float       *out = o + i * o_row + r * V;
+            const int   at = r * n_q + i;
+            const float scale = 1.0f / l[at]; /* l >= 1: the largest score contributes e^0 */
+            float      *out = o + i * o_row + r * V;
 
 #pragma omp simd
-            for (int j = 0; j < V; j++) out[j] = acc[j] * scale;
-            if (lse) lse[(int64_t)i * H + r] = b->m[at] + logf(b->l[at]);
+            for (int j = 0; j < V; j++) out[j] = acc[at * ldv + j] * scale;
+            if (lse) lse[(int64_t)i * H + r] = m[at] + logf(l[at]);
         }
 }
 
 static void core_forward(const gr_core_args *a, gr_stream *stream)
 {
     const gr_mark mark = gr_arena_mark(a->scratch);
-    const int     G = a->n_kv_head, rep = a->n_head / G;
-    const int     width = BLOCK / rep > STRIP ? BLOCK / rep : STRIP; /* tokens of a block */
-    forward_buf   count;
-    const int64_t per_thread = forward_layout(&count, NULL, width * rep, a->k_dim, a->v_dim);
-    float *const  buf = gr_take2(a->scratch, GR_F32, omp_get_max_threads(), per_thread).data;
+    const int     G = a->n_kv_head, K = a->k_dim, V = a->v_dim, rep = a->n_head / G, T = omp_get_max_threads();
+    const int     width = BLOCK / rep > STRIP ? BLOCK / rep : STRIP, rows = width * rep; /* a block: width tokens */
     const span   *spans;
     const int64_t n_span = cut(a->scratch, a->seq, width, &spans);
+    forward_buf   b;
 
     (void)stream;
-    if (buf) {
+    b.q = gr_take3(a->scratch, GR_F32, T, rows, gr_tile_ld(K));
+    b.kt = gr_take3(a->scratch, GR_F32, T, K, LD_KEYS);
+    b.v = gr_take3(a->scratch, GR_F32, T, KEYS, gr_tile_ld(V));
+    b.s = gr_take3(a->scratch, GR_F32, T, ROWS, LD_KEYS);
+    b.acc = gr_take3(a->scratch, GR_F32, T, rows, gr_tile_ld(V));
+    b.m = gr_take2(a->scratch, GR_F32, T, round16(rows));
+    b.l = gr_take2(a->scratch, GR_F32, T, round16(rows));
+    if (gr_arena_status(a->scratch) == GR_OK) {
         /* Late queries have the most keys: the longest work comes first, so that the threads end together. */
 #pragma omp parallel for schedule(dynamic, 1)
-        for (int64_t u = 0; u < n_span * G; u++) {
-            forward_buf b;
-
-            forward_layout(&b, buf + omp_get_thread_num() * per_thread, width * rep, a->k_dim, a->v_dim);
+        for (int64_t u = 0; u < n_span * G; u++)
             forward_block(a, &b, spans[n_span - 1 - u % n_span], (int)(u / n_span));
-        }
     }
     gr_arena_release(a->scratch, mark);
 }
@@ -230,34 +214,18 @@ static void core_forward(const gr_core_args *a, gr_stream *stream)
  *   p = e^{s - lse}   dv += p^T do   ds = p (do v^T - delta)   dk += s ds^T q   dq += s ds k     delta_i = <do_i, o_i>
  *
  * dk and dv belong to the tile; dq collects from all key tiles of its document, in rising order: key tile j waits for
- * its turn at each row tile. Five products per pair of tiles instead of the seven of two separate passes (one for dk
- * and dv, one for dq, both recomputing p), parallel over tiles as well as heads, and the same bits for any number of
- * threads. The wait is rare: units are handed out by tile, then head, so that neighbours in time are different heads;
- * with fewer heads than threads, the threads follow one another down the rows like a bucket chain. */
-typedef struct backward_buf {
-    float *k, *kt, *vt, *dk, *dv; /* of the key tile: [KEYS, K] [K, KEYS] [V, KEYS] [KEYS, K] [KEYS, V] */
-    float *q, *d_o, *s, *ds;      /* of the row tile: [ROWS, K] [ROWS, V] [ROWS, KEYS] [ROWS, KEYS]     */
+ * its turn at each row tile. That is five products per pair of tiles; the usual way out, a pass for dk and dv and one
+ * for dq, costs seven, and a thread per head leaves threads idle when heads are few. The bits are the same for any
+ * number of threads. They hardly ever wait: tiles are handed out so that neighbours in time are different heads; and
+ * where heads are fewer than threads, the threads follow one another down the rows. */
+typedef struct backward_buf {    /* each [threads, ...] */
+    gr_tensor k, kt, vt, dk, dv; /* of a key tile: [KEYS, K] [K, KEYS] [V, KEYS] [KEYS, K] [KEYS, V] */
+    gr_tensor q, d_o, s, ds;     /* of a row tile: [ROWS, K] [ROWS, V] [ROWS, KEYS] [ROWS, KEYS]     */
 } backward_buf;
 
-static int64_t backward_layout(backward_buf *b, float *base, int K, int V)
-{
-    const int ldk = gr_tile_ld(K), ldv = gr_tile_ld(V);
-    int64_t   used = 0;
-
-    b->k = claim(base, &used, KEYS * ldk);
-    b->kt = claim(base, &used, K * LD_KEYS);
-    b->vt = claim(base, &used, V * LD_KEYS);
-    b->dk = claim(base, &used, KEYS * ldk);
-    b->dv = claim(base, &used, KEYS * ldv);
-    b->q = claim(base, &used, ROWS * ldk);
-    b->d_o = claim(base, &used, ROWS * ldv);
-    b->s = claim(base, &used, ROWS * LD_KEYS);
-    b->ds = claim(base, &used, ROWS * LD_KEYS);
-    return used;
-}
-
 /* p and ds, over s and dp. */
-static void probabilities_back(float *s, float *ds, int rows, int cols, const float *lse, const float *delta, int64_t stride)
+static void probabilities_back(float *s, float *ds, int rows, int cols, const float *lse, const float *delta,
+                               int64_t stride)
 {
     for (int i = 0; i < rows; i++) {
         float      *si = s + i * LD_KEYS, *dsi = ds + i * LD_KEYS;
@@ -272,9 +240,9 @@ static void probabilities_back(float *s, float *ds, int rows, int cols, const fl
     }
 }
 
-static void wait_for_turn(_Atomic int32_t *turn, int32_t mine)
+static void wait_for_turn(_Atomic int32_t *turn, int32_t own)
 {
-    while (atomic_load_explicit(turn, memory_order_acquire) != mine) sched_yield();
+    while (atomic_load_explicit(turn, memory_order_acquire) != own) sched_yield();
 }
 
 static void pass_turn(_Atomic int32_t *turn, int32_t next)
@@ -283,18 +251,21 @@ static void pass_turn(_Atomic int32_t *turn, int32_t next)
 }
 
 /* Keys t of head g. delta [N, H]; turn [N, H]: how many key tiles have added to dq of the row tile starting there. */
-static void backward_tile(const gr_core_args *a, const backward_buf *b, span t, int g, const float *delta, _Atomic int32_t *turn)
+static void backward_tile(const gr_core_args *a, const backward_buf *b, span t, int g, const float *delta,
+                          _Atomic int32_t *turn)
 {
     const int     H = a->n_head, G = a->n_kv_head, K = a->k_dim, V = a->v_dim, rep = H / G;
     const int     ldk = gr_tile_ld(K), ldv = gr_tile_ld(V), n = t.last - t.first, j = (t.first - t.doc) / KEYS;
     const int64_t q_row = (int64_t)H * K, k_row = (int64_t)G * K, v_row = (int64_t)G * V, o_row = (int64_t)H * V;
     const int64_t k_at = t.first * k_row + g * K, v_at = t.first * v_row + g * V;
+    float *const  k = mine(b->k), *kt = mine(b->kt), *vt = mine(b->vt), *dk = mine(b->dk), *dv = mine(b->dv);
+    float *const  q = mine(b->q), *d_o = mine(b->d_o), *s = mine(b->s), *ds = mine(b->ds);
 
-    pack(b->k, ldk, (const float *)a->k.data + k_at, k_row, n, K);
-    pack_transposed(b->kt, (const float *)a->k.data + k_at, k_row, n, K);
-    pack_transposed(b->vt, (const float *)a->v.data + v_at, v_row, n, V);
-    memset(b->dk, 0, (size_t)(n * ldk) * sizeof *b->dk);
-    memset(b->dv, 0, (size_t)(n * ldv) * sizeof *b->dv);
+    pack(k, ldk, (const float *)a->k.data + k_at, k_row, n, K);
+    pack_transposed(kt, (const float *)a->k.data + k_at, k_row, n, K);
+    pack_transposed(vt, (const float *)a->v.data + v_at, v_row, n, V);
+    memset(dk, 0, (size_t)(n * ldk) * sizeof *dk);
+    memset(dv, 0, (size_t)(n * ldv) * sizeof *dv);
 
     for (int32_t tile = t.doc + (t.first - t.doc) / ROWS * ROWS; tile < t.doc_end; tile += ROWS)
         for (int h = g * rep; h < (g + 1) * rep; h++) {
@@ -303,7 +274,6 @@ static void backward_tile(const gr_core_args *a, const backward_buf *b, span t, 
 
             for (int32_t i = tile > t.first ? tile : t.first, rows; i < end; i += rows) {
                 const bool    inside = i >= t.first + n - 1;
-                const float  *q = (const float *)a->q.data + i * q_row + h * K;
                 float        *dq = (float *)a->dq.data + i * q_row + h * K;
                 const int64_t at = (int64_t)i * H + h;
                 int           seen, cols;
@@ -311,80 +281,81 @@ static void backward_tile(const gr_core_args *a, const backward_buf *b, span t, 
                 rows = inside ? end - i : (int32_t)min64(STRIP, end - i);
                 seen = (int)min64(n, i + rows - t.first);
                 cols = round16(seen);
-                pack(b->q, ldk, q, q_row, rows, K);
-                pack(b->d_o, ldv, (const float *)a->d_o.data + i * o_row + h * V, o_row, rows, V);
-                gr_tile_gemm(rows, cols, K, b->q, ldk, 1, b->kt, LD_KEYS, b->s, LD_KEYS, a->scale, 0.0f);
-                gr_tile_gemm(rows, cols, V, b->d_o, ldv, 1, b->vt, LD_KEYS, b->ds, LD_KEYS, 1.0f, 0.0f);
-                if (!inside || n < KEYS) mask(b->s, rows, i - t.first + 1, cols);
-                probabilities_back(b->s, b->ds, rows, cols, (const float *)a->aux.data + at, delta + at, H);
-                gr_tile_gemm(seen, V, rows, b->s, 1, LD_KEYS, b->d_o, ldv, b->dv, ldv, 1.0f, 1.0f);
-                gr_tile_gemm(seen, K, rows, b->ds, 1, LD_KEYS, b->q, ldk, b->dk, ldk, a->scale, 1.0f);
+                pack(q, ldk, (const float *)a->q.data + i * q_row + h * K, q_row, rows, K);
+                pack(d_o, ldv, (const float *)a->d_o.data + i * o_row + h * V, o_row, rows, V);
+                gr_tile_gemm(rows, cols, K, q, ldk, 1, kt, LD_KEYS, s, LD_KEYS, a->scale, 0.0f);
+                gr_tile_gemm(rows, cols, V, d_o, ldv, 1, vt, LD_KEYS, ds, LD_KEYS, 1.0f, 0.0f);
+                if (!inside || n < KEYS) mask(s, rows, i - t.first + 1, cols);
+                probabilities_back(s, ds, rows, cols, (const float *)a->aux.data + at, delta + at, H);
+                gr_tile_gemm(seen, V, rows, s, 1, LD_KEYS, d_o, ldv, dv, ldv, 1.0f, 1.0f);
+                gr_tile_gemm(seen, K, rows, ds, 1, LD_KEYS, q, ldk, dk, ldk, a->scale, 1.0f);
                 if (!waited) wait_for_turn(turn + (int64_t)tile * H + h, j);
                 waited = true;
-                gr_tile_gemm(rows, K, seen, b->ds, LD_KEYS, 1, b->k, ldk, dq, q_row, a->scale, j > 0 ? 1.0f : 0.0f);
+                gr_tile_gemm(rows, K, seen, ds, LD_KEYS, 1, k, ldk, dq, q_row, a->scale, j > 0 ? 1.0f : 0.0f);
             }
             pass_turn(turn + (int64_t)tile * H + h, j + 1);
         }
     for (int i = 0; i < n; i++) {
-        memcpy((float *)a->dk.data + k_at + i * k_row, b->dk + i * ldk, (size_t)K * sizeof(float));
-        memcpy((float *)a->dv.data + v_at + i * v_row, b->dv + i * ldv, (size_t)V * sizeof(float));
+        memcpy((float *)a->dk.data + k_at + i * k_row, dk + i * ldk, (size_t)K * sizeof(float));
+        memcpy((float *)a->dv.data + v_at + i * v_row, dv + i * ldv, (size_t)V * sizeof(float));
     }
 }
 
 static void core_backward(const gr_core_args *a, gr_stream *stream)
 {
-    const gr_mark mark = gr_arena_mark(a->scratch);
-    const int     H = a->n_head, G = a->n_kv_head, V = a->v_dim;
-    const int64_t N = a->seq->n;
-    backward_buf  count;
-    const int64_t per_thread = backward_layout(&count, NULL, a->k_dim, V);
-    float *const  buf = gr_take2(a->scratch, GR_F32, omp_get_max_threads(), per_thread).data;
-    float *const  delta = gr_take2(a->scratch, GR_F32, N, H).data;
+    const gr_mark          mark = gr_arena_mark(a->scratch);
+    const int              H = a->n_head, G = a->n_kv_head, K = a->k_dim, V = a->v_dim, T = omp_get_max_threads();
+    const int              ldk = gr_tile_ld(K), ldv = gr_tile_ld(V);
+    const int64_t          N = a->seq->n, side = min64(T, G); /* heads worked on side by side */
+    float *const           delta = gr_take2(a->scratch, GR_F32, N, H).data;
     _Atomic int32_t *const turn = gr_take2(a->scratch, GR_I32, N, H).data;
-    const span   *spans;
-    const int64_t n_span = cut(a->scratch, a->seq, KEYS, &spans), side = min64(omp_get_max_threads(), G);
-    _Atomic int64_t handed_out = 0;
+    const span            *spans;
+    const int64_t          n_span = cut(a->scratch, a->seq, KEYS, &spans);
+    _Atomic int64_t        handed_out = 0;
+    backward_buf           b;
 
     (void)stream;
-    if (buf && delta && turn) {
+    b.k = gr_take3(a->scratch, GR_F32, T, KEYS, ldk);
+    b.kt = gr_take3(a->scratch, GR_F32, T, K, LD_KEYS);
+    b.vt = gr_take3(a->scratch, GR_F32, T, V, LD_KEYS);
+    b.dk = gr_take3(a->scratch, GR_F32, T, KEYS, ldk);
+    b.dv = gr_take3(a->scratch, GR_F32, T, KEYS, ldv);
+    b.q = gr_take3(a->scratch, GR_F32, T, ROWS, ldk);
+    b.d_o = gr_take3(a->scratch, GR_F32, T, ROWS, ldv);
+    b.s = gr_take3(a->scratch, GR_F32, T, ROWS, LD_KEYS);
+    b.ds = gr_take3(a->scratch, GR_F32, T, ROWS, LD_KEYS);
+    if (gr_arena_status(a->scratch) == GR_OK) {
 #pragma omp parallel
         {
-            backward_buf b;
-
-            backward_layout(&b, buf + omp_get_thread_num() * per_thread, a->k_dim, V);
 #pragma omp for schedule(static)
             for (int64_t i = 0; i < N * H; i++) {
                 const float *o = (const float *)a->o.data + i * V, *d_o = (const float *)a->d_o.data + i * V;
-                float        dot = 0;
+                float        sum = 0;
 
-#pragma omp simd reduction(+ : dot)
-                for (int c = 0; c < V; c++) dot += o[c] * d_o[c];
-                delta[i] = dot;
+#pragma omp simd reduction(+ : sum)
+                for (int c = 0; c < V; c++) sum += o[c] * d_o[c];
+                delta[i] = sum;
                 atomic_init(&turn[i], 0);
             }
-            /* A counter of our own, because the order matters: who waits, waits for units handed out before, so the
-             * oldest never waits. It is also the best order: a document's first keys have the most queries. */
-            for (;;) {
-                const int64_t u = atomic_fetch_add(&handed_out, 1);
+            /* Not an omp loop, because the order is a promise: who waits, waits for a tile handed out before its own,
+             * so the oldest never waits. It is the best order too: a document's first keys have the most queries. */
+            for (int64_t u; (u = atomic_fetch_add(&handed_out, 1)) < n_span * G;) {
+                const int64_t g = u / (n_span * side) * side, n_side = min64(side, G - g), v = u - g * n_span;
 
-                const int64_t g0 = u / (n_span * side) * side, m = min64(side, G - g0), v = u - g0 * n_span;
-
-                if (u >= n_span * G) break;
-                backward_tile(a, &b, spans[v / m], (int)(g0 + v % m), delta, turn);
+                backward_tile(a, &b, spans[v / n_side], (int)(g + v % n_side), delta, turn);
             }
         }
     }
     gr_arena_release(a->scratch, mark);
 }
 
-
-/* tol: fp32 chains of up to N products against fp64; 1e-6 at scores of order 1, and a score of size S adds S 2^-24. */
+/* tol: measured 5e-7 at scores of order 1; a score of size S adds S 2^-24, so 1e-5 allows for scores of 100. */
 const gr_mixer_core gr_attn_cpu = {.tol = 1e-5, .forward = core_forward, .backward = core_backward};
 
 /* ---- the layer, in terms of gr_ops and the core --------------------------------------------------- */
 
-enum { W_Q, W_K, W_V, W_O, W_Q_NORM, W_K_NORM };                 /* parameters                                    */
-enum { T_Q, T_K, T_V, T_O, T_LSE, T_Q0, T_K0, T_Q_RSTD, T_K_RSTD }; /* tape: q, k as the core sees them, q0, k0 before norm */
+enum { W_Q, W_K, W_V, W_O, W_Q_NORM, W_K_NORM };                    /* parameters                            */
+enum { T_Q, T_K, T_V, T_O, T_LSE, T_Q0, T_K0, T_Q_RSTD, T_K_RSTD }; /* tape; q0, k0 before norm and rotation */
 
 static int params(const gr_mixer_spec *s, gr_param_spec p[GR_MIXER_PARAMS])
 {
@@ -412,19 +383,12 @@ static void from_attention(const gr_mixer_spec *s, float *const *w, const float 
 static gr_core_args core_args(const gr_mixer_ctx *c, const gr_tape *t)
 {
     const gr_mixer_spec *s = c->spec;
+    gr_core_args         a = {.seq = c->seq, .n_head = s->n_head, .n_kv_head = s->n_kv_head, .scratch = c->scratch};
 
-    return (gr_core_args){.seq = c->seq,
-                          .n_head = s->n_head,
-                          .n_kv_head = s->n_kv_head,
-                          .k_dim = s->head_dim,
-                          .v_dim = s->head_dim,
-                          .scale = 1.0f / sqrtf((float)s->head_dim),
-                          .q = t->t[T_Q],
-                          .k = t->t[T_K],
-                          .v = t->t[T_V],
-                          .o = t->t[T_O],
-                          .aux = t->t[T_LSE],
-                          .scratch = c->scratch};
+    a.k_dim = a.v_dim = s->head_dim;
+    a.scale = 1.0f / sqrtf((float)s->head_dim);
+    a.q = t->t[T_Q], a.k = t->t[T_K], a.v = t->t[T_V], a.o = t->t[T_O], a.aux = t->t[T_LSE];
+    return a;
 }
 
 /* Room for everything between x and y: on the tape, or for the moment. */
@@ -448,7 +412,7 @@ static bool out_of_memory(const gr_mixer_ctx *c)
     return (c->keep && gr_arena_status(c->keep) != GR_OK) || gr_arena_status(c->scratch) != GR_OK;
 }
 
-/* The same memory as one row per token, and as one row per head of a token (what a norm over D works on). */
+/* [N, heads, D] as one row per token, for the projections, and as one row per head, for norms over D. */
 static gr_tensor token_rows(gr_tensor x)
 {
     return gr_as2(x, x.dim[0], x.dim[1] * x.dim[2]);
@@ -539,7 +503,6 @@ static void backward(const gr_mixer_ctx *c, gr_tensor dx, gr_tensor dy, gr_tenso
 /* ---- decoding ------------------------------------------------------------------------------------- */
 
 enum { CACHE_K, CACHE_V };
-enum { PIECE = 256 }; /* keys of a piece of the cache: enough work for a thread, few enough to spread over all */
 
 static int state_shape(const gr_mixer_spec *s, int64_t capacity, gr_mixer_state *state)
 {
@@ -548,8 +511,8 @@ static int state_shape(const gr_mixer_spec *s, int64_t capacity, gr_mixer_state 
     return 2;
 }
 
-/* One query against n keys of the cache, all heads: m, l and acc of section 5.2. Keys and values are read once for all
- * heads of a group.  k, v [n, G, D], s [H, PIECE], m, l [H], acc [H, D] */
+/* One query against the n <= KEYS keys of a piece of the cache, all heads; what the heads of a group share is read once.
+ * k, v [n, G, D], s [H, KEYS], m, l [H], acc [H, D] */
 static void attend_piece(const gr_core_args *a, const float *k, const float *v, int n, float *s, float *m, float *l,
                          float *acc)
 {
@@ -563,52 +526,42 @@ static void attend_piece(const gr_core_args *a, const float *k, const float *v, 
 
 #pragma omp simd reduction(+ : dot)
             for (int j = 0; j < D; j++) dot += q[j] * kt[j];
-            s[h * PIECE + t] = dot * a->scale;
+            s[h * LD_KEYS + t] = dot * a->scale;
         }
     for (int h = 0; h < H; h++) {
-        float *sh = s + h * PIECE, top = -INFINITY, sum = 0;
-
-#pragma omp simd reduction(max : top)
-        for (int t = 0; t < n; t++) top = sh[t] > top ? sh[t] : top;
-#pragma omp simd reduction(+ : sum)
-        for (int t = 0; t < n; t++) {
-            sh[t] = gr_expf(sh[t] - top);
-            sum += sh[t];
-        }
-        m[h] = top;
-        l[h] = sum;
+        m[h] = -INFINITY, l[h] = 0;
+        for (int t = n; t < round16(n); t++) s[h * LD_KEYS + t] = -INFINITY;
     }
-    for (int g = 0; g < G; g++)
-        gr_tile_gemm(rep, D, n, s + g * rep * PIECE, PIECE, 1, v + g * D, row, acc + g * rep * D, D, 1.0f, 0.0f);
+    for (int h = 0; h < H; h += rep)
+        absorb(acc + h * D, D, m + h, l + h, s + h * LD_KEYS, rep, n, v + h / rep * D, row, D, true);
 }
 
-/* o of one query over the cache: pieces in parallel, merged in their order (section 5.4). */
+/* o of one query over the cache: pieces in parallel, merged in their order (docs/math.md 5.4). */
 static void attend(const gr_core_args *a, const float *k, const float *v, int64_t n_key)
 {
     const int     H = a->n_head, D = a->k_dim;
-    const int64_t row = (int64_t)a->n_kv_head * D, n_piece = (n_key + PIECE - 1) / PIECE;
-    float *const  s = gr_take3(a->scratch, GR_F32, n_piece, H, PIECE).data;
+    const int64_t row = (int64_t)a->n_kv_head * D, n_piece = (n_key + KEYS - 1) / KEYS;
+    float *const  s = gr_take3(a->scratch, GR_F32, n_piece, H, LD_KEYS).data;
     float *const  m = gr_take2(a->scratch, GR_F32, n_piece, H).data;
     float *const  l = gr_take2(a->scratch, GR_F32, n_piece, H).data;
     float *const  acc = gr_take3(a->scratch, GR_F32, n_piece, H, D).data;
 
-    if (!s || !m || !l || !acc) return;
+    if (gr_arena_status(a->scratch) != GR_OK) return;
 #pragma omp parallel for schedule(static) if (n_piece > 1)
     for (int64_t i = 0; i < n_piece; i++)
-        attend_piece(a, k + i * PIECE * row, v + i * PIECE * row, (int)min64(PIECE, n_key - i * PIECE),
-                     s + i * H * PIECE, m + i * H, l + i * H, acc + i * H * D);
+        attend_piece(a, k + i * KEYS * row, v + i * KEYS * row, (int)min64(KEYS, n_key - i * KEYS), s + i * H * LD_KEYS,
+                     m + i * H, l + i * H, acc + i * H * D);
     for (int h = 0; h < H; h++) {
         float *o = (float *)a->o.data + h * D, top = -INFINITY, sum = 0;
 
-        for (int64_t i = 0; i < n_piece; i++) top = m[i * H + h] > top ? m[i * H + h] : top;
+        for (int64_t i = 0; i < n_piece; i++) top = fmaxf(top, m[i * H + h]);
         for (int64_t i = 0; i < n_piece; i++) sum += l[i * H + h] * gr_expf(m[i * H + h] - top);
         memset(o, 0, (size_t)D * sizeof *o);
         for (int64_t i = 0; i < n_piece; i++) {
-            const float  share = gr_expf(m[i * H + h] - top) / sum;
-            const float *part = acc + (i * H + h) * D;
+            const float share = gr_expf(m[i * H + h] - top) / sum;
 
 #pragma omp simd
-            for (int j = 0; j < D; j++) o[j] += share * part[j];
+            for (int j = 0; j < D; j++) o[j] += share * acc[(i * H + h) * D + j];
         }
     }
 }
@@ -633,7 +586,7 @@ static void step(const gr_mixer_ctx *c, gr_tensor y, gr_tensor x, gr_mixer_state
     gr_arena_release(c->scratch, mark);
 }
 
-/* A query at a random position of a context of T tokens sees (T + 1) / 2 keys. Backward recomputes s: 5 products for 2. */
+/* A query at a random position of T tokens sees (T + 1) / 2 keys. Backward recomputes s: five products for two. */
 static gr_mixer_cost cost(const gr_mixer_spec *s, int64_t context)
 {
     const double H = s->n_head, G = s->n_kv_head, D = s->head_dim, hid = s->hidden;

@@ -294,18 +294,15 @@ static void forward_token(const head *x, float *p, float *r)
 
 /* ---- backward [D2] ---------------------------------------------------------------------------------------------- */
 
-/* w->dS is the gradient of the state after the chunk, then of the state S before it. D is from pseudo_values. */
-static void backward_chunk(const head *x, room *w, int64_t t, int n, const float *S, const float *D)
+/* Bring a chunk back: gates, U from D, q k d_o side by side, transposes, L (row form this time: beta_i P_ij <k_i, k_j>), A. */
+static void recall(const head *x, room *w, int64_t t, int n, const float *S, const float *D)
 {
-    const int    K = x->K, V = x->V, ldk = x->ldk, ldv = x->ldv, ldc = x->ldc;
-    const float *q = x->q + t * x->q_row, *k = x->k + t * x->k_row, s = x->scale;
-    double       sum;
+    const int K = x->K, V = x->V, ldk = x->ldk, ldv = x->ldv, ldc = x->ldc;
 
-    /* Recompute; the row form of L this time: L_ij = beta_i P_ij <k_i, k_j>. */
     load_gates(x, w, t, n);
     write_strength(x, w, n, D);
-    scale_rows(n, K, s, NULL, q, x->q_row, w->Q, ldk);
-    scale_rows(n, K, 1, NULL, k, x->k_row, w->Kc, ldk);
+    scale_rows(n, K, x->scale, NULL, x->q + t * x->q_row, x->q_row, w->Q, ldk);
+    scale_rows(n, K, 1, NULL, x->k + t * x->k_row, x->k_row, w->Kc, ldk);
     scale_rows(n, V, 1, NULL, x->d_o + t * x->o_row, x->o_row, w->dO, ldv);
     scale_rows(n, V, 1, w->e_in, w->dO, ldv, w->dOe, ldv);
     gr_tile_transpose(n, K, w->Kc, ldk, w->KT, ldc);
@@ -317,6 +314,15 @@ static void backward_chunk(const head *x, room *w, int64_t t, int n, const float
     gr_tri_invert_blocks(n, w->L, ldc, w->inv);
     gr_tile_gemm_lower(n, K, w->Q, ldk, w->KT, ldc, w->A, ldc, 1.0f, 0.0f);
     weigh(x, w, w->A, n, 0, w->one, w->one);
+}
+
+/* w->dS is the gradient of the state after the chunk, then of the state S before it. D is from pseudo_values. */
+static void backward_chunk(const head *x, room *w, int64_t t, int n, const float *S, const float *D)
+{
+    const int K = x->K, V = x->V, ldk = x->ldk, ldv = x->ldv, ldc = x->ldc;
+    double    sum;
+
+    recall(x, w, t, n, S, D);
 
     /* dU = A^T dO + e^{G_C - G} . (K dS_out);   X = Tm^T dU */
     gr_tile_gemm(n, V, K, w->Kc, ldk, 1, w->dS, ldv, w->dU, ldv, 1.0f, 0.0f);
@@ -366,7 +372,7 @@ static void backward_chunk(const head *x, room *w, int64_t t, int n, const float
     gr_tile_lower_gemm(n, K, w->dL, ldc, w->Kc, ldk, w->dKr, ldk, 1.0f, 1.0f);
     gr_tile_lower_t_gemm(n, K, w->dL, ldc, w->Kc, ldk, w->dKw, ldk, 1.0f, 1.0f);
     gr_tile_lower_t_gemm(n, K, w->dA, ldc, w->Q, ldk, w->dKw, ldk, 1.0f, 1.0f);
-    scale_rows(n, K, s, NULL, w->dQ, ldk, x->dq + t * x->q_row, x->q_row);
+    scale_rows(n, K, x->scale, NULL, w->dQ, ldk, x->dq + t * x->q_row, x->q_row);
     for (int i = 0; i < n; i++) {
         const float *r = w->dKr + (int64_t)i * ldk, *c = w->dKw + (int64_t)i * ldk;
         float       *dk = x->dk + (t + i) * x->dk_row;

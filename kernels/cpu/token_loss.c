@@ -272,7 +272,6 @@ void gr_cpu_kl_full(gr_tensor sum, gr_tensor zs_nV, gr_tensor zt_nV, gr_tensor i
 
                     kl += p == 0.0f ? 0.0 : p * (lp - lq);
                 }
-                if (isnan(ls)) kl = NAN;
             }
             part[r - r0] = kl;
         }

@@ -1,7 +1,8 @@
 /** @file curve.h  What a training run recorded: its metrics.jsonl as columns.  [local]
  *
  * One JSON object per line. Wanted are "step" (rising) and "loss"; used where present are "ce", "kl", "tokens" (so far),
- * "tokens_per_s", and "layers" (one error per layer) with "layer_ids". Lines without "loss" are other records; of these, "heldout_loss" is used.
+ * "tokens_per_s", and "layers" (one error per layer) with "layer_ids". Lines without "loss" are other records; of those,
+ * "heldout_loss" is used.
  */
 #ifndef GR_REPORT_CURVE_H
 #define GR_REPORT_CURVE_H

@@ -78,7 +78,6 @@ static void add_head(gr_text *t, const char *title, const char *x, const char *y
 {
     gr_text_add(t,
                 "set terminal svg size 720,420 dynamic noenhanced font 'sans-serif,13' background '#ffffff'\n"
-                "set encoding utf8\n"
                 "set border 3 lc rgb '#888888'\n"
                 "set tics nomirror textcolor rgb '#333333'\n"
                 "set grid lc rgb '#e4e4e4' lt 1\n"

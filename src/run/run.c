@@ -82,6 +82,10 @@ static gr_status set_threads(gr_run *run, int64_t *hosts)
                    : getenv("OMP_NUM_THREADS") ? omp_get_max_threads()
                                                : share_of_cores(all, gr_comm_rank(host), gr_comm_size(host));
     omp_set_num_threads(run->threads);
+    if (run->threads > 1 && run->threads > share_of_cores(all, gr_comm_rank(host), gr_comm_size(host)))
+        gr_log0("warning: %d threads per rank are more than this rank's %d of the host's cores; threads that wait will steal from those that "
+                "work. Unset OMP_NUM_THREADS, or set run.threads",
+                run->threads, share_of_cores(all, gr_comm_rank(host), gr_comm_size(host)));
     *hosts = gr_comm_rank(host) == 0;
     gr_sum_i64(run->comm, hosts, 1);
 out:

@@ -360,6 +360,7 @@ static gr_status prepare(const saving *s, int64_t bytes)
     gr_status      st = GR_OK;
     struct statvfs fs;
 
+    GR_CHECK(s->n_shard < GR_MAX_SHARDS, GR_ERR_ARG, "%" PRId64 " shards, at most %d can be numbered", s->n_shard, GR_MAX_SHARDS);
     GR_CHECK(!statvfs(s->d->path, &fs), GR_ERR_IO, "%s: statvfs: %s", s->d->path, strerror(errno));
     GR_CHECK((double)fs.f_bavail * (double)fs.f_frsize > 1.1 * (double)bytes, GR_ERR_IO,
              "%s: %.1f MB are free, step %" PRId64 " needs %.1f MB and 10 %%", s->d->path, (double)fs.f_bavail * (double)fs.f_frsize / 1e6,
@@ -452,7 +453,7 @@ static void retain(const gr_ckpt_dir *d, int keep)
 
 /* ---- saving: all ranks ------------------------------------------------------------------------------- */
 
-/* Number the ranks that own something. seal[r] becomes rank r's; only the room for it is used here. */
+/* [collective] Number the shards: only ranks that own something write one. */
 static void number_shards(saving *s, int64_t *owns)
 {
     const gr_comm *c = s->d->c;
@@ -481,7 +482,7 @@ static gr_status save_step(saving *s, const char *meta)
     GR_TRY(gr_agree(c, st));
     number_shards(s, owns);
     gr_sum_i64(c, &bytes, 1);
-    if (rank == 0) st = s->n_shard < GR_MAX_SHARDS ? prepare(s, bytes) : GR_ERR_ARG;
+    if (rank == 0) st = prepare(s, bytes);
     if (st == GR_OK) st = gr_fault(c, "ckpt_prepare");
     GR_TRY(gr_agree(c, st));
 

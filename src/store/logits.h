@@ -29,24 +29,26 @@ typedef struct gr_logits_spec {
 
 int64_t gr_logits_files(const gr_logits_spec *s); /**< number of files */
 
-/** [local] Is file i there, complete, and of this spec? */
+/** [local] Is file i there, complete (its checksum is verified), and of this spec? */
 bool gr_logits_have(const char *dir, const gr_logits_spec *s, int64_t i);
 
-/** [local] Write file i: n positions; id [n, k], lp [n, k], tail [n] in fp32, host memory. */
+/** [local] Write file i: n positions (span, the last file what is left); id [n, k], lp [n, k], tail [n] in fp32, host memory. GR_ERR_NUMERIC when ids
+ * are not in [0, vocab_size), or log-probabilities not finite, falling and <= 0 (1e-3 above is rounding, stored as 0). */
 gr_status gr_logits_write(const char *dir, const gr_logits_spec *s, int64_t i, int64_t n, const int32_t *id, const float *lp, const float *tail,
                           const char *config);
 
-/** [local; rank 0] Publish the index. */
+/** [local; rank 0] Publish the index: all files must be there. It lists their seals, and checksums itself (store/json_seal.h). */
 gr_status gr_logits_publish(const char *dir, const gr_logits_spec *s, const char *config);
 
 typedef struct gr_logits gr_logits;
 
-/** [collective] Open and verify all files, dealt over ranks. */
+/** [collective] Open and verify: the index, and all files against it, dealt over ranks. GR_ERR_INPUT. */
 gr_status gr_logits_open(gr_logits **l, const gr_comm *c, const char *dir);
 void      gr_logits_close(gr_logits **l);
 const gr_logits_spec *gr_logits_spec_of(const gr_logits *l);
 
-/** [local] Positions [first, first + n): id [n, k], lp [n, k], tail [n], host memory. */
+/** [local] Positions [first, first + n): id [n, k], lp [n, k], tail [n], host memory. Values are checked as by gr_logits_write: GR_ERR_INPUT. Files
+ * verified at open are not read in full again; up to 32 stay open. */
 gr_status gr_logits_read(gr_logits *l, int64_t first, int64_t n, int32_t *id, float *lp, float *tail);
 
 GR_C_END

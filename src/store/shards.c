@@ -243,6 +243,25 @@ out:
     return st;
 }
 
+/* Was this shard made from `source` for this corpus? No is no error. */
+static gr_status made_for(gr_h5 *f, const gr_corpus *corpus, const char *source, bool *yes)
+{
+    gr_status st = GR_OK;
+    int64_t   vocab_size = 0, eos = 0;
+    char     *tokenizer = NULL, *from = NULL;
+
+    GR_TRY(gr_h5_get_int(f, NULL, "vocab_size", &vocab_size));
+    GR_TRY(gr_h5_get_int(f, NULL, "eos", &eos));
+    GR_TRY(gr_h5_get_str(f, NULL, "tokenizer", &tokenizer));
+    GR_TRY(gr_h5_get_str(f, NULL, "source", &from));
+    *yes = vocab_size == corpus->vocab_size && eos == corpus->eos && !strcmp(tokenizer, corpus->tokenizer) &&
+           !strcmp(from, source);
+out:
+    gr_free(&tokenizer);
+    gr_free(&from);
+    return st;
+}
+
 gr_status gr_shard_probe(const char *dir, int64_t i, const gr_corpus *corpus, const char *source, gr_shard_info *info)
 {
     gr_status     st = GR_OK;
@@ -251,12 +270,17 @@ gr_status gr_shard_probe(const char *dir, int64_t i, const gr_corpus *corpus, co
     gr_dtype      dtype = GR_F32;
     int           rank = 0;
     int64_t       dim[GR_MAX_DIM] = {0};
+    bool          ours = false;
     char          path[GR_PATH_MAX];
 
     GR_TRY(shard_path(path, dir, i));
     if (!gr_exists(path)) return GR_ERR_INPUT;
     GR_TRY(gr_h5_open(&f, path, "shard"));
-    GR_TRY(check_str(f, path, "source", source));
+    GR_TRY(made_for(f, corpus, source, &ours));
+    if (!ours) {
+        st = GR_ERR_INPUT;
+        goto out;
+    }
     GR_TRY(gr_h5_info(f, "tokens", &dtype, &rank, dim));
     found.n_token = dim[0];
     GR_TRY(gr_h5_info(f, "doc_offsets", &dtype, &rank, dim));

@@ -42,7 +42,7 @@ gr_status gr_shard_write(const char *dir, int64_t i, const gr_corpus *corpus, co
                          const char *config, gr_shard_info *info);
 
 /** [local] Describe a shard that is already there, if it is complete, of this corpus and made from `source`; GR_ERR_INPUT
- * otherwise: the caller writes it anew. A missing shard is not logged; one that is damaged or of another corpus is. */
+ * otherwise: the caller writes it anew. Only a damaged one is logged. */
 gr_status gr_shard_probe(const char *dir, int64_t i, const gr_corpus *corpus, const char *source, gr_shard_info *info);
 
 /** [local; rank 0] Take the index away, and with it the claim that the corpus is complete; none there is fine. Before the first

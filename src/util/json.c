@@ -59,7 +59,7 @@ out:
 gr_status gr_json_dump(const json_t *tree, int indent, char **text)
 {
     gr_status    st = GR_OK;
-    const size_t flags = (indent ? JSON_INDENT((size_t)indent) : JSON_COMPACT) | JSON_ENCODE_ANY;
+    const size_t flags = (indent ? JSON_INDENT((size_t)indent) : JSON_COMPACT) | JSON_ENCODE_ANY | JSON_REAL_PRECISION(15);
     const size_t n = json_dumpb(tree, NULL, 0, flags);
     char        *s = NULL;
 

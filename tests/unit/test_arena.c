@@ -48,7 +48,7 @@ static void apart(gr_arena *a, int n)
     gr_tensor t[100];
 
     for (int i = 0; i < n; i++) {
-        t[i] = gr_take1(a, GR_U8, 1 + (int64_t)i * i * 997);
+        t[i] = gr_take1(a, GR_U8, 1 + (int64_t)i * i * 97);
         CHECK(t[i].data && (uintptr_t)t[i].data % 64 == 0, "tensor %d at %p", i, t[i].data);
         memset(t[i].data, i, (size_t)gr_count(t[i]));
     }

@@ -1,0 +1,72 @@
+#!/usr/bin/env bash
+# Stopped by a signal or killed at random moments and started again, training ends with the very bits of an undisturbed run.
+#TEST np: 1
+#TEST timeout: 240
+set -euo pipefail
+. "$(dirname "$0")/lib.sh"
+
+make_corpus
+make_model
+make_hybrid
+
+align() # OUT
+{
+    graft 2 align run.out="$dir/$1" model.weights="$dir/hybrid" teacher.weights="$dir/teacher" $tiny train.steps=60 optim.lr=2e-3
+}
+
+extend() # OUT
+{
+    graft 2 extend run.out="$dir/$1" start.weights="$dir/hybrid" $tiny train.steps=60 optim.lr=1e-3
+}
+
+steps() # OUT: training steps recorded so far
+{
+    losses "$dir/$1/metrics.jsonl" 2>/dev/null | wc -l
+}
+
+# Wait until OUT has recorded $2 steps (an event, not a time), or the run is over.
+wait_for() # OUT STEPS PID
+{
+    while kill -0 "$3" 2>/dev/null && [ "$(steps "$1")" -lt "$2" ]; do sleep 0.02; done
+}
+
+# A rank's pid: mpirun's children are its ranks.
+rank_of() # MPIRUN_PID
+{
+    cat /proc/"$1"/task/*/children 2>/dev/null | tr ' ' '\n' | grep . | shuf -n1 --random-source=<(yes 7)
+}
+
+disturbed() # JOB OUT
+{
+    local job=$1 out=$2 rc pid attempt=0 signals=(KILL TERM KILL USR1 KILL)
+    while :; do
+        $job "$out" >>"$dir/$out.log" 2>&1 &
+        pid=$!
+        if [ $attempt -lt ${#signals[@]} ]; then
+            wait_for "$out" $((10 * attempt + 3 + RANDOM % 8)) $pid
+            sleep 0.0$((RANDOM % 10))
+            if [ "${signals[$attempt]}" = KILL ]; then
+                rank=$(rank_of "$(pgrep -P $pid mpirun || echo $pid)")
+                [ -z "$rank" ] || kill -9 "$rank" 2>/dev/null || true
+            else
+                kill -"${signals[$attempt]}" "$(pgrep -P $pid mpirun || echo $pid)" 2>/dev/null || true
+            fi
+        fi
+        rc=0
+        wait $pid || rc=$?
+        echo "$out: attempt $attempt ended with $rc after $(steps "$out") steps"
+        [ $rc -ne 0 ] || break
+        attempt=$((attempt + 1))
+        [ $attempt -lt 12 ] || { tail -20 "$dir/$out.log"; return 1; }
+    done
+    [ $attempt -ge 3 ] || { echo "only $attempt interruptions: nothing was tested"; return 1; }
+}
+
+RANDOM=${GR_SEED:-5}
+for job in align extend; do
+    $job "$job-whole" >"$dir/$job.log" 2>&1
+    disturbed $job "$job-broken"
+    same_weights "$dir/$job-whole/weights.h5" "$dir/$job-broken/weights.h5" 0
+    same_metrics "$dir/$job-whole/metrics.jsonl" "$dir/$job-broken/metrics.jsonl" 0
+    [ -z "$(find "$dir/$job-broken" -name '.tmp-*' -o -name '.del-*')" ]
+done

@@ -1,0 +1,344 @@
+/* Saved by n ranks in one cut, read back by n ranks in another: bitwise the same. Retention, scalars, ranks that own
+ * nothing, pieces that do not fit together, another run's lock, failures on one rank. */
+/*TEST
+np: 1 2 3 4
+timeout: 60
+*/
+#include "comm/comm.h"
+#include "store/checkpoint.h"
+#include "tests/check.h"
+#include "util/fs.h"
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { N = 5, MOST = 1009 * 3 };
+
+typedef struct logical {
+    const char *name;
+    gr_dtype    dtype;
+    int         rank;
+    int64_t     dim[GR_MAX_DIM];
+} logical;
+
+static const logical tensor[N] = {{"layers.0.q.weight", GR_F32, 2, {1009, 3}},
+                                  {"layers.0.q.weight.m", GR_F64, 1, {17}},
+                                  {"ids", GR_U16, 3, {29, 2, 5}},
+                                  {"step", GR_I64, 0, {0}},
+                                  {"mask", GR_U8, 4, {101, 1, 2, 3}}};
+
+static char dir[GR_PATH_MAX];
+
+static int64_t rows_of(const logical *t)
+{
+    return t->rank ? t->dim[0] : 1;
+}
+
+static int64_t row_bytes(const logical *t)
+{
+    int64_t n = gr_dtype_size(t->dtype);
+
+    for (int d = 1; d < t->rank; d++) n *= t->dim[d];
+    return n;
+}
+
+/* Byte b of tensor i at a step. */
+static unsigned char byte_at(int i, int64_t b, int64_t step)
+{
+    return (unsigned char)((uint64_t)(b + 1) * 2654435761u * (uint64_t)(i + 3 + step) >> 11);
+}
+
+/* Where cut k of `parts` begins: uneven, odd, some empty. */
+static int64_t cut(int64_t rows, int k, int parts)
+{
+    const int64_t at = k == parts ? rows : rows * k / parts + (k > 0 && k % 2 ? 3 : 0);
+
+    return at < rows ? at : rows;
+}
+
+typedef struct state {
+    gr_ckpt_piece  piece[2 * N];
+    int64_t        n;
+    unsigned char *data[2 * N];
+} state;
+
+static void state_close(state *s)
+{
+    for (int64_t i = 0; i < s->n; i++) gr_free(&s->data[i]);
+    s->n = 0;
+}
+
+/* This rank's pieces: `each` consecutive parts of every tensor, dealt in order when turn is 0, backwards when it is 1. */
+static void state_open(state *s, const gr_comm *c, int each, int turn)
+{
+    const int size = gr_comm_size(c), parts = each * size;
+
+    memset(s, 0, sizeof *s);
+    for (int i = 0; i < N; i++)
+        for (int k = 0; k < each; k++) {
+            const logical *t = &tensor[i];
+            const int      part = turn ? parts - 1 - (k * size + gr_comm_rank(c)) : gr_comm_rank(c) * each + k;
+            gr_ckpt_piece *p = &s->piece[s->n];
+
+            p->name = t->name;
+            p->dtype = t->dtype;
+            p->rank = t->rank;
+            memcpy(p->dim, t->dim, sizeof p->dim);
+            p->first = cut(rows_of(t), part, parts);
+            p->count = cut(rows_of(t), part + 1, parts) - p->first;
+            CHECK(gr_alloc(&s->data[s->n], (uint64_t)(p->count * row_bytes(t)), 1, "piece") == GR_OK, "memory");
+            p->data = s->data[s->n++];
+        }
+}
+
+static void fill(state *s, int each, int64_t step)
+{
+    for (int64_t k = 0; k < s->n; k++) {
+        const int i = (int)(k / each);
+        for (int64_t b = 0; b < s->piece[k].count * row_bytes(&tensor[i]); b++)
+            s->data[k][b] = byte_at(i, s->piece[k].first * row_bytes(&tensor[i]) + b, step);
+    }
+}
+
+static bool right(const state *s, int each, int64_t step)
+{
+    for (int64_t k = 0; k < s->n; k++) {
+        const int i = (int)(k / each);
+        for (int64_t b = 0; b < s->piece[k].count * row_bytes(&tensor[i]); b++)
+            if (s->data[k][b] != byte_at(i, s->piece[k].first * row_bytes(&tensor[i]) + b, step)) return false;
+    }
+    return true;
+}
+
+static gr_status save(gr_ckpt_dir *d, const gr_comm *c, int64_t step, int keep)
+{
+    state     s;
+    char      meta[128];
+    gr_status st;
+
+    state_open(&s, c, 2, 0);
+    fill(&s, 2, step);
+    snprintf(meta, sizeof meta, "{\"loss\": 0.1, \"tokens\": %lld}", (long long)step * 4096);
+    st = gr_ckpt_save(d, step, s.piece, s.n, meta, keep);
+    state_close(&s);
+    return st;
+}
+
+/* The newest checkpoint is `step`, and right in every byte, in two other cuts. */
+static void newest_is(gr_ckpt_dir *d, const gr_comm *c, int64_t step)
+{
+    gr_ckpt *ck = NULL;
+    state    s;
+    char     meta[128];
+
+    CHECK(gr_ckpt_open_newest(&ck, d) == GR_OK && ck, "open newest");
+    if (!ck) return;
+    CHECK(gr_ckpt_step(ck) == step, "newest is %lld, expected %lld", (long long)gr_ckpt_step(ck), (long long)step);
+    snprintf(meta, sizeof meta, "\"tokens\":%lld", (long long)step * 4096);
+    CHECK(strstr(gr_ckpt_meta(ck), meta) && strstr(gr_ckpt_meta(ck), "0.1"), "meta is %s", gr_ckpt_meta(ck));
+    for (int each = 1; each <= 2; each++) {
+        state_open(&s, c, each, 1);
+        for (int64_t k = 0; k < s.n; k++) CHECK(gr_ckpt_read(ck, &s.piece[k]) == GR_OK, "read %s", s.piece[k].name);
+        CHECK(right(&s, each, step), "what is read differs");
+        state_close(&s);
+    }
+    gr_ckpt_close(&ck);
+}
+
+/* Rank 0: how many names in DIR begin with `prefix`; all ranks get it. */
+static int64_t count(const gr_comm *c, const char *prefix)
+{
+    char  **name = NULL;
+    int64_t n = 0, found = 0;
+
+    gr_barrier(c);
+    if (gr_comm_rank(c) == 0) {
+        CHECK(gr_list(dir, &name, &n) == GR_OK, "list");
+        for (int64_t i = 0; i < n; i++) found += !strncmp(name[i], prefix, strlen(prefix));
+        gr_names_free(&name, n);
+    }
+    gr_bcast(c, &found, sizeof found, 0);
+    return found;
+}
+
+static bool there(const gr_comm *c, int64_t step)
+{
+    char name[64];
+
+    snprintf(name, sizeof name, "step-%08lld", (long long)step);
+    return count(c, name) == 1;
+}
+
+static void round_trip_and_retention(const gr_comm *c)
+{
+    gr_ckpt_dir *d = NULL;
+    gr_ckpt     *ck = NULL;
+
+    CHECK(gr_ckpt_dir_open(&d, c, dir) == GR_OK, "open");
+    if (!d) return;
+    CHECK(gr_ckpt_open_newest(&ck, d) == GR_OK && !ck, "nothing is there");
+    for (int64_t step = 7; step <= 70; step += 7) {
+        CHECK(save(d, c, step, 3) == GR_OK, "save %lld", (long long)step);
+        CHECK(count(c, "step-") == (step < 21 ? step / 7 : 3), "%lld kept", (long long)count(c, "step-"));
+    }
+    newest_is(d, c, 70);
+    CHECK(there(c, 56) && there(c, 63) && there(c, 70), "the newest three are kept");
+    CHECK(save(d, c, 70, 3) == GR_OK, "a step that is there counts as saved");
+    CHECK(save(d, c, 123456789, 1) == GR_OK, "nine digits");
+    CHECK(count(c, "step-") == 1, "one kept");
+    newest_is(d, c, 123456789);
+    CHECK(count(c, ".tmp-") == 0 && count(c, ".del-") == 0, "nothing is left over");
+    gr_barrier(c);
+    gr_ckpt_dir_close(&d);
+}
+
+/* What gr_ckpt_read refuses. */
+static void bad_reads(const gr_comm *c)
+{
+    gr_ckpt_dir  *d = NULL;
+    gr_ckpt      *ck = NULL;
+    float         x[6];
+    gr_ckpt_piece p = {"layers.0.q.weight", GR_F32, 2, {1009, 3}, 1000, 2, x};
+
+    CHECK(gr_ckpt_dir_open(&d, c, dir) == GR_OK && gr_ckpt_open_newest(&ck, d) == GR_OK && ck, "open");
+    if (!ck) return;
+    CHECK(gr_ckpt_read(ck, &p) == GR_OK, "two rows");
+    p.first = 1008;
+    CHECK(gr_ckpt_read(ck, &p) == GR_ERR_ARG, "rows past the end");
+    p.first = 0;
+    p.dim[1] = 4;
+    CHECK(gr_ckpt_read(ck, &p) == GR_ERR_INPUT, "another shape");
+    p.dim[1] = 3;
+    p.dtype = GR_BF16;
+    CHECK(gr_ckpt_read(ck, &p) == GR_ERR_INPUT, "another type");
+    p.dtype = GR_F32;
+    p.name = "layers.1.q.weight";
+    CHECK(gr_ckpt_read(ck, &p) == GR_ERR_INPUT, "absent");
+    gr_ckpt_close(&ck);
+    gr_barrier(c);
+    gr_ckpt_dir_close(&d);
+}
+
+/* Pieces that are no checkpoint: the same status on all ranks, and nothing published. */
+static void bad_saves(const gr_comm *c)
+{
+    const int     last = gr_comm_rank(c) == gr_comm_size(c) - 1, rank = gr_comm_rank(c);
+    gr_ckpt_dir  *d = NULL;
+    double        x[8] = {0};
+    gr_ckpt_piece p = {"x", GR_F64, 1, {4}, 0, 4, x}, more[2] = {p, p};
+    int64_t       one = last ? 1 : 0; /* one rank owns it all */
+
+    CHECK(gr_ckpt_dir_open(&d, c, dir) == GR_OK, "open");
+    if (!d) return;
+    CHECK(gr_ckpt_save(d, 200000000, &p, one, "{}", 2) == GR_OK, "owned by one rank");
+    CHECK(gr_ckpt_save(d, 200000001, NULL, 0, "{\"only\": \"meta\"}", 2) == GR_OK, "no tensors at all");
+    p.count = 3;
+    CHECK(gr_ckpt_save(d, 300000000, &p, one, "{}", 2) == GR_ERR_ARG, "a row is missing");
+    p.first = 1;
+    CHECK(gr_ckpt_save(d, 300000000, &p, one, "{}", 2) == GR_ERR_ARG, "the first row is missing");
+    CHECK(gr_ckpt_save(d, 300000000, more, last ? 2 : 0, "{}", 2) != GR_OK, "there twice");
+    more[0].count = 2;
+    more[1].first = 1;
+    more[1].count = 3;
+    CHECK(gr_ckpt_save(d, 300000000, more, last ? 2 : 0, "{}", 2) == GR_ERR_ARG, "overlap");
+    more[1].first = 2;
+    more[1].count = 2;
+    CHECK(gr_ckpt_save(d, 300000000, more, last ? 2 : 0, "{}", 2) == GR_OK, "no overlap");
+    more[1].dim[0] = 5;
+    CHECK(gr_ckpt_save(d, 300000001, more, last ? 2 : 0, "{}", 2) == GR_ERR_ARG, "two shapes of one tensor");
+    p.first = 2;
+    CHECK(gr_ckpt_save(d, 300000001, &p, one, "{}", 2) == GR_ERR_ARG, "rows past the end");
+    p.first = p.count = 0;
+    CHECK(gr_ckpt_save(d, 300000001, &p, 1, "{}", 2) == GR_OK, "empty pieces only");
+    p.count = 4;
+    CHECK(gr_ckpt_save(d, 300000002, &p, one, "[]", 2) == GR_ERR_ARG, "meta is no object");
+    CHECK(gr_ckpt_save(d, 300000002, &p, one, "{", 2) == GR_ERR_ARG, "meta is no JSON");
+    CHECK(gr_ckpt_save(d, 300000002, &p, one, "{}", 0) == GR_ERR_ARG, "keep nothing");
+    CHECK(gr_ckpt_save(d, -1, &p, one, "{}", 1) == GR_ERR_ARG, "a step before the first");
+    p.name = "a/b";
+    CHECK(gr_ckpt_save(d, 300000002, &p, one, "{}", 2) == GR_ERR_ARG, "a slash in a name");
+    p.name = "a\xff";
+    CHECK(gr_ckpt_save(d, 300000002, &p, one, "{}", 2) == GR_ERR_ARG, "a name that is not UTF-8");
+    if (gr_comm_size(c) > 1) {
+        p.name = "x";
+        p.first = 0;
+        p.count = 4;
+        CHECK(gr_ckpt_save(d, 300000002, &p, rank < 2 ? 1 : 0, "{}", 2) == GR_ERR_ARG, "owned by two ranks");
+        p.dtype = rank ? GR_I64 : GR_F64;
+        p.first = rank ? 2 : 0;
+        p.count = 2;
+        CHECK(gr_ckpt_save(d, 300000002, &p, rank < 2 ? 1 : 0, "{}", 2) == GR_ERR_ARG, "two ranks, two types");
+    }
+    CHECK(!there(c, 300000002) && there(c, 300000001) && there(c, 300000000), "only what is whole is published");
+    CHECK(count(c, ".tmp-") == 0, "a refused save leaves its directory");
+    gr_barrier(c);
+    gr_ckpt_dir_close(&d);
+}
+
+/* One rank fails at a site: GR_ERR_SAVE everywhere, older ones intact, and the next save works. */
+static void faults(const gr_comm *c)
+{
+    static const char *const site[] = {"ckpt_prepare", "ckpt_shard", "ckpt_commit", "seal"};
+    gr_ckpt_dir             *d = NULL;
+    char                     fault[64];
+    int64_t                  step = 400000000;
+    gr_status                st;
+
+    CHECK(gr_ckpt_dir_open(&d, c, dir) == GR_OK && save(d, c, step, 2) == GR_OK, "save");
+    if (!d) return;
+    for (int bad = 0; bad < gr_comm_size(c); bad++)
+        for (int k = 0; k < 4; k++) {
+            if (k == 3 && bad > 0) continue; /* a shard is sealed by a rank on its own, which calls itself 0 */
+            snprintf(fault, sizeof fault, "%s:%d", site[k], bad);
+            setenv("GR_FAULT", fault, 1);
+            st = save(d, c, step + 1, 2);
+            unsetenv("GR_FAULT");
+            CHECK(st == GR_ERR_SAVE, "%s: %s", fault, gr_status_name(st));
+            CHECK(there(c, step) && !there(c, step + 1) && count(c, ".tmp-") == 0, "%s: what is left", fault);
+            newest_is(d, c, step);
+            CHECK(save(d, c, ++step, 2) == GR_OK, "the save after %s", fault);
+        }
+    newest_is(d, c, step);
+    gr_barrier(c);
+    gr_ckpt_dir_close(&d);
+}
+
+/* Another attempt has taken over: this one may not publish, and says so. */
+static void fenced(const gr_comm *c)
+{
+    gr_ckpt_dir *d = NULL;
+    char         path[GR_PATH_MAX];
+
+    CHECK(gr_ckpt_dir_open(&d, c, dir) == GR_OK && gr_path(path, "%s/.generation", dir) == GR_OK, "open");
+    if (!d) return;
+    gr_barrier(c);
+    if (gr_comm_rank(c) == 0) CHECK(gr_write_file(path, "999-1-1", 7) == GR_OK, "take over");
+    gr_barrier(c);
+    CHECK(save(d, c, 500000000, 2) == GR_ERR_SAVE, "a zombie publishes");
+    CHECK(!there(c, 500000000) && count(c, ".tmp-") == 0, "a zombie leaves something");
+    gr_barrier(c);
+    gr_ckpt_dir_close(&d);
+    CHECK(gr_ckpt_dir_open(&d, c, dir) == GR_OK && save(d, c, 500000000, 2) == GR_OK, "the next run");
+    gr_barrier(c);
+    gr_ckpt_dir_close(&d);
+}
+
+int main(int argc, char **argv)
+{
+    const char *scratch = getenv("GR_TEST_DIR");
+    gr_comm    *c = NULL;
+
+    if (gr_comm_init(&c, &argc, &argv) != GR_OK) return 1;
+    gr_log_identity("test_checkpoint", gr_comm_rank(c));
+    CHECK(gr_path(dir, "%s/checkpoint-mpi", scratch ? scratch : ".") == GR_OK, "directory");
+    round_trip_and_retention(c);
+    bad_reads(c);
+    bad_saves(c);
+    faults(c);
+    fenced(c);
+    gr_barrier(c);
+    if (gr_comm_rank(c) == 0) CHECK(gr_remove_tree(dir) == GR_OK, "clean up");
+    gr_comm_finalize(&c);
+    return check_result();
+}
