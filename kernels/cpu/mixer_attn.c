@@ -94,8 +94,8 @@ static void mask(float *s, int rows, int64_t seen0, int cols)
 /* One streaming-softmax update (docs/math.md 5.2) of `rows` queries with the n keys of a tile:
  *   m' = max(m, rowmax s)   c = e^{m - m'}   p = e^{s - m'}   l = l c + rowsum p   acc = acc c + p v
  * s [rows, round16(n)] holds the scaled, masked scores and is overwritten by p.  fresh: nothing absorbed yet. */
-static void absorb(float *acc, int64_t ld_acc, float *m, float *l, float *s, int rows, int n, const float *v, int64_t ldv,
-                   int width, bool fresh)
+static void absorb(float *acc, int64_t ld_acc, float *m, float *l, float *s, int rows, int n, const float *v,
+                   int64_t ldv, int width, bool fresh)
 {
     const int cols = round16(n);
 
@@ -245,11 +245,6 @@ static void wait_for_turn(_Atomic int32_t *turn, int32_t own)
     while (atomic_load_explicit(turn, memory_order_acquire) != own) sched_yield();
 }
 
-static void pass_turn(_Atomic int32_t *turn, int32_t next)
-{
-    atomic_store_explicit(turn, next, memory_order_release);
-}
-
 /* Keys t of head g. delta [N, H]; turn [N, H]: how many key tiles have added to dq of the row tile starting there. */
 static void backward_tile(const gr_core_args *a, const backward_buf *b, span t, int g, const float *delta,
                           _Atomic int32_t *turn)
@@ -293,7 +288,7 @@ static void backward_tile(const gr_core_args *a, const backward_buf *b, span t, 
                 waited = true;
                 gr_tile_gemm(rows, K, seen, ds, LD_KEYS, 1, k, ldk, dq, q_row, a->scale, j > 0 ? 1.0f : 0.0f);
             }
-            pass_turn(turn + (int64_t)tile * H + h, j + 1);
+            atomic_store_explicit(turn + (int64_t)tile * H + h, j + 1, memory_order_release); /* the next one's turn */
         }
     for (int i = 0; i < n; i++) {
         memcpy((float *)a->dk.data + k_at + i * k_row, dk + i * ldk, (size_t)K * sizeof(float));
@@ -511,7 +506,7 @@ static int state_shape(const gr_mixer_spec *s, int64_t capacity, gr_mixer_state 
     return 2;
 }
 
-/* One query against the n <= KEYS keys of a piece of the cache, all heads; what the heads of a group share is read once.
+/* One query against the n <= KEYS keys of a piece of the cache, all heads; keys and values are read once per group.
  * k, v [n, G, D], s [H, KEYS], m, l [H], acc [H, D] */
 static void attend_piece(const gr_core_args *a, const float *k, const float *v, int n, float *s, float *m, float *l,
                          float *acc)
@@ -549,8 +544,8 @@ static void attend(const gr_core_args *a, const float *k, const float *v, int64_
     if (gr_arena_status(a->scratch) != GR_OK) return;
 #pragma omp parallel for schedule(static) if (n_piece > 1)
     for (int64_t i = 0; i < n_piece; i++)
-        attend_piece(a, k + i * KEYS * row, v + i * KEYS * row, (int)min64(KEYS, n_key - i * KEYS), s + i * H * LD_KEYS,
-                     m + i * H, l + i * H, acc + i * H * D);
+        attend_piece(a, k + i * KEYS * row, v + i * KEYS * row, (int)min64(KEYS, n_key - i * KEYS),
+                     s + i * H * LD_KEYS, m + i * H, l + i * H, acc + i * H * D);
     for (int h = 0; h < H; h++) {
         float *o = (float *)a->o.data + h * D, top = -INFINITY, sum = 0;
 

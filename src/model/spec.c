@@ -109,7 +109,7 @@ static gr_status read_options(gr_model_spec *s, const json_t *graft, const char 
     s->chunk = 64;
     if (!graft) goto out;
     GR_CHECK0(json_is_object(graft) && json_object_size(graft) == 3, GR_ERR_INPUT, "%s: graft: expected conv_width, chunk, neg_eigval", name);
-    GR_TRY(read_int(graft, name, "conv_width", 8, &s->conv_width));
+    GR_TRY(read_int(graft, name, "conv_width", 7, &s->conv_width));
     GR_TRY(read_int(graft, name, "chunk", 256, &s->chunk));
     v = json_object_get(graft, "neg_eigval");
     GR_CHECK0(json_is_boolean(v), GR_ERR_INPUT, "%s: graft.neg_eigval: expected true or false", name);

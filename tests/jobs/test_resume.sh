@@ -11,12 +11,12 @@ make_hybrid
 
 align() # OUT
 {
-    graft 2 align run.out="$dir/$1" model.weights="$dir/hybrid" teacher.weights="$dir/teacher" $tiny train.steps=60 optim.lr=2e-3
+    graft 2 align run.out="$dir/$1" model.weights="$dir/hybrid" teacher.weights="$dir/teacher" $tiny train.batch=24 train.steps=160 optim.lr=2e-3
 }
 
 extend() # OUT
 {
-    graft 2 extend run.out="$dir/$1" start.weights="$dir/hybrid" $tiny train.steps=60 optim.lr=1e-3
+    graft 2 extend run.out="$dir/$1" start.weights="$dir/hybrid" $tiny train.batch=12 train.steps=120 optim.lr=1e-3
 }
 
 steps() # OUT: training steps recorded so far
@@ -33,24 +33,23 @@ wait_for() # OUT STEPS PID
 # A rank's pid: mpirun's children are its ranks.
 rank_of() # MPIRUN_PID
 {
-    cat /proc/"$1"/task/*/children 2>/dev/null | tr ' ' '\n' | grep . | shuf -n1 --random-source=<(yes 7)
+    cat /proc/"$1"/task/*/children 2>/dev/null | tr ' ' '\n' | grep . | shuf -n1 --random-source=<(yes 7) || true
 }
 
 disturbed() # JOB OUT
 {
-    local job=$1 out=$2 rc pid attempt=0 signals=(KILL TERM KILL USR1 KILL)
+    local job=$1 out=$2 rc pid mpirun attempt=0 signals=(KILL TERM KILL USR1 KILL)
     while :; do
         $job "$out" >>"$dir/$out.log" 2>&1 &
         pid=$!
         if [ $attempt -lt ${#signals[@]} ]; then
-            wait_for "$out" $((10 * attempt + 3 + RANDOM % 8)) $pid
+            wait_for "$out" $(($(steps "$out") + 3 + RANDOM % 20)) $pid
             sleep 0.0$((RANDOM % 10))
-            if [ "${signals[$attempt]}" = KILL ]; then
-                rank=$(rank_of "$(pgrep -P $pid mpirun || echo $pid)")
-                [ -z "$rank" ] || kill -9 "$rank" 2>/dev/null || true
-            else
-                kill -"${signals[$attempt]}" "$(pgrep -P $pid mpirun || echo $pid)" 2>/dev/null || true
-            fi
+            mpirun=$(pgrep -P $pid mpirun || echo $pid)
+            case ${signals[$attempt]} in
+            USR1) kill -USR1 "$mpirun" || true ;; # mpirun hands it to the ranks; TERM would make it abort them
+            *) kill -"${signals[$attempt]}" "$(rank_of "$mpirun")" || true ;; # of one rank, as srun does
+            esac
         fi
         rc=0
         wait $pid || rc=$?
