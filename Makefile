@@ -149,7 +149,7 @@ test: all build-tests
 lint:
 	@bad=0; for l in tests/lint/*.sh; do $$l || bad=1; done; exit $$bad
 
-demo: all
+demo:
 	@GR_BUILD=$(BUILD) scripts/demo.sh
 
 setup:

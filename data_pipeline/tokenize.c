@@ -78,7 +78,7 @@ static gr_status prepare(const gr_comm *c, worker *w)
         GR_CHECK(w->corpus.eos >= 0, GR_ERR_CONFIG, "eos \"%s\" is not a token of %s", o->eos, o->tokenizer);
     }
     w->n_unit = gr_files_units(&w->files, o->reading.unit_bytes);
-    GR_CHECK(w->n_unit > 0, GR_ERR_INPUT, "the input has no bytes");
+    GR_CHECK(w->n_unit > 0, GR_ERR_INPUT, "the corpus is empty: %s%s: no file has a byte", o->inputs[0], o->n_input > 1 ? ", ..." : "");
     GR_TRY(gr_alloc(&w->info, (uint64_t)(w->n_unit / gr_comm_size(c) + 1), sizeof *w->info, "shards"));
 out:
     return st;

@@ -25,6 +25,7 @@ if [ "$(id -u)" -eq 0 ]; then export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_
 export OMPI_MCA_hwloc_base_binding_policy=none OMPI_MCA_rmaps_base_oversubscribe=1
 if [ "$np" -gt "$(nproc)" ]; then export OMPI_MCA_mpi_yield_when_idle=1; fi # waiting ranks must not keep a core
 export HDF5_USE_FILE_LOCKING=FALSE
+unset OPENBLAS_CORETYPE # some images pin an old CPU, at half the speed of this one; Graft chooses for itself
 if [ -t 2 ]; then export GR_PROGRESS=1; fi # mpirun hides the terminal from the programs
 
 # ---- stages -------------------------------------------------------------------------------------

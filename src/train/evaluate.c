@@ -62,7 +62,7 @@ gr_status gr_evaluate(gr_quality *q, const gr_comm *c, gr_model *model, gr_model
     gr_tensor     sum = gr_view1(NULL, GR_F64, 5);
     double        s[5] = {0};
 
-    GR_CHECK0(gr_shards_corpus(shards)->vocab_size <= model->spec.vocab, GR_ERR_INPUT, "the text was made by a tokenizer of %lld ids, the model has %lld",
+    GR_CHECK0(gr_shards_corpus(shards)->vocab_size <= model->spec.vocab, GR_ERR_INPUT, "the held-out text: its tokenizer has %lld ids, the model only %lld",
               (long long)gr_shards_corpus(shards)->vocab_size, (long long)model->spec.vocab);
     st = model->ops->alloc(&sum.data, sizeof s, "sums");
     if (st == GR_OK) st = run_windows(sum, c, model, teacher, shards, context, micro_batch, tokens);

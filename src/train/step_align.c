@@ -8,6 +8,7 @@ struct gr_aligner {
     int         n;      /* layers that are aligned                          */
     int        *place;  /* [model layers] its number among them, or -1      */
     double     *error;  /* [n] of the last step                             */
+    double     *id;     /* [n] which layers they are, as metrics want them  */
     /* of the micro-batch under way: what the tap needs */
     const gr_batch *batch;
     bool            learn;
@@ -28,7 +29,11 @@ gr_status gr_aligner_open(gr_aligner **out, gr_trainer *t, gr_model *teacher)
     a->teacher = teacher;
     GR_TRY(gr_alloc(&a->place, (uint64_t)layers, sizeof *a->place, "aligner"));
     GR_TRY(gr_alloc(&a->error, (uint64_t)layers, sizeof *a->error, "aligner"));
-    for (int i = 0; i < layers; i++) a->place[i] = m->at.block[i].mixer_first >= 0 ? a->n++ : -1;
+    GR_TRY(gr_alloc(&a->id, (uint64_t)layers, sizeof *a->id, "aligner"));
+    for (int i = 0; i < layers; i++) {
+        a->place[i] = m->at.block[i].mixer_first >= 0 ? a->n++ : -1;
+        if (a->place[i] >= 0) a->id[a->place[i]] = i;
+    }
     GR_CHECK0(a->n > 0, GR_ERR_CONFIG, "every layer is attention: there is nothing to align");
     *out = a;
     a = NULL;
@@ -40,6 +45,7 @@ out:
 void gr_aligner_close(gr_aligner **ap)
 {
     if (!*ap) return;
+    gr_free(&(*ap)->id);
     gr_free(&(*ap)->error);
     gr_free(&(*ap)->place);
     gr_free(ap);
@@ -123,6 +129,7 @@ gr_status gr_align_step(gr_aligner *a, gr_loader *loader, gr_step *done)
     done->tokens = gr_loader_step_tokens(loader);
     done->n_layer = a->n;
     done->layer_loss = a->error;
+    done->layer_id = a->id;
     normalise(a);
     GR_TRY(gr_trainer_update(t, 1.0, done));
 out:

@@ -198,6 +198,7 @@ static void record(gr_trainer *t, const gr_step *done, double seconds)
     gr_metrics_num(m, "loss", done->loss);
     if (done->n_layer) {
         gr_metrics_nums(m, "layers", done->layer_loss, done->n_layer);
+        gr_metrics_nums(m, "layer_ids", done->layer_id, done->n_layer);
     } else {
         gr_metrics_num(m, "ce", done->ce);
         gr_metrics_num(m, "kl", done->kl);

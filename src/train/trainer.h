@@ -27,7 +27,8 @@ typedef struct gr_step {
     int64_t tokens;           /**< positions that went through the model                                        */
     bool    stop;             /**< somebody was asked to stop: save and leave                                   */
     int     n_layer;          /**< align: entries of layer_loss, else 0                                         */
-    const double *layer_loss; /**< owned by whoever made the step                                               */
+    const double *layer_loss; /**< [n_layer]; owned by whoever made the step                                     */
+    const double *layer_id;   /**< [n_layer] which layers of the model they are                                  */
 } gr_step;
 
 typedef struct gr_trainer {
