@@ -23,7 +23,7 @@ int main(int argc, char **argv)
 
     GR_TRY(gr_run_open(&run, argc, argv, "extend"));
     if (!run) goto out; /* --help and the like */
-    GR_TRY(gr_product_open(&product, run, run->cfg->start.weights));
+    GR_TRY(gr_product_open(&product, run, *run->cfg->start.weights ? run->cfg->start.weights : run->cfg->start.config));
     if (product.finished) goto out;
     GR_TRY(gr_start_model(&model, run));
     GR_TRY(gr_loader_open(&loader, run->comm, run->ops, &run->cfg->data, &run->cfg->train, "", model->spec.vocab));

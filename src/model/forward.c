@@ -68,73 +68,92 @@ void gr_model_mixer_backward(gr_model *m, int layer, const gr_seq *seq, gr_tenso
     m->at.block[layer].mixer->def->backward(&ctx, dx, dy, x, tape);
 }
 
-/* x is replaced by the block's output. With `keep` every intermediate goes to the keep arena, without it to scratch,
- * which the caller releases. */
-static gr_tensor block_forward(gr_model *m, int i, const gr_seq *seq, gr_tensor x, bool keep, gr_tap tap, void *user)
+/* Arenas remember that memory ran out; kernels must not see the views they gave then. */
+static gr_status memory(const gr_model *m)
 {
+    const gr_status keep = gr_arena_status(m->keep);
+
+    return keep != GR_OK ? keep : gr_arena_status(m->scratch);
+}
+
+/* With `keep` every intermediate goes to the keep arena, without it to scratch, which the caller releases. */
+static gr_status block_forward(gr_model *m, int i, const gr_seq *seq, gr_tensor x, bool keep, gr_tap tap, void *user, gr_tensor *x_out)
+{
+    gr_status       st = GR_OK;
     const gr_block *b = &m->at.block[i];
     const int64_t   n = seq->n, hid = m->spec.hidden, ffn = m->spec.ffn;
     const float     eps = (float)m->spec.norm_eps;
     gr_arena       *a = keep ? m->keep : m->scratch;
     gr_block_tape  *t = &m->tape[i];
-    gr_tensor       y, h, out;
+    gr_tensor       y, h, next;
+    gr_mark         mark;
 
     t->x_in = x;
     t->n1 = gr_take2(a, GR_F32, n, hid);
     t->rstd1 = gr_take1(a, GR_F32, n);
-    m->ops->rmsnorm(t->n1, t->rstd1, x, w(m, b->norm1), eps, NULL);
-    y = gr_take2(a, GR_F32, n, hid);
-    gr_model_mixer_forward(m, i, seq, m->rope_cs, y, t->n1, keep ? &t->mixer : NULL);
-    if (tap) tap(user, i, t->n1, y);
-    m->ops->add(y, x, NULL);
-    t->x_mid = y;
-
+    y = t->x_mid = gr_take2(a, GR_F32, n, hid);
     t->n2 = gr_take2(a, GR_F32, n, hid);
     t->rstd2 = gr_take1(a, GR_F32, n);
     t->g = gr_take2(a, GR_F32, n, ffn);
     t->u = gr_take2(a, GR_F32, n, ffn);
-    out = gr_take2(a, GR_F32, n, hid);
+    next = gr_take2(a, GR_F32, n, hid);
+    GR_TRY(memory(m));
+
+    m->ops->rmsnorm(t->n1, t->rstd1, x, w(m, b->norm1), eps, NULL);
+    gr_model_mixer_forward(m, i, seq, m->rope_cs, y, t->n1, keep ? &t->mixer : NULL);
+    GR_TRY(memory(m));
+    if (tap) tap(user, i, t->n1, y);
+    m->ops->add(y, x, NULL);
+
     m->ops->rmsnorm(t->n2, t->rstd2, y, w(m, b->norm2), eps, NULL);
     linear(m, t->g, t->n2, w(m, b->gate));
     linear(m, t->u, t->n2, w(m, b->up));
-    const gr_mark mark = gr_arena_mark(m->scratch);
+    mark = gr_arena_mark(m->scratch);
     h = gr_take2(m->scratch, GR_F32, n, ffn);
+    GR_TRY(memory(m));
     m->ops->swiglu(h, t->g, t->u, NULL);
-    linear(m, out, h, w(m, b->down));
+    linear(m, next, h, w(m, b->down));
     if (keep) gr_arena_release(m->scratch, mark);
-    m->ops->add(out, y, NULL);
-    return out;
+    m->ops->add(next, y, NULL);
+    *x_out = next;
+out:
+    return st;
 }
 
 gr_status gr_model_forward(gr_model *m, gr_tensor ids, const gr_seq *seq, bool keep, gr_tap tap, void *user, gr_tensor *h_out)
 {
+    gr_status     st = GR_OK;
     const int64_t n = seq->n, hid = m->spec.hidden;
     gr_tensor     x = gr_take2(m->keep, GR_F32, n, hid);
     gr_tensor     h = gr_take2(m->keep, GR_F32, n, hid);
+    gr_tensor     next;
 
     m->rope_cs = gr_take2(m->keep, GR_F32, n, m->spec.head_dim);
     m->rstd_out = gr_take1(m->keep, GR_F32, n);
+    GR_TRY(memory(m));
     m->ops->rope_table(m->rope_cs, seq->pos, m->inv_freq, NULL);
     m->ops->embed(x, w(m, m->at.embed), ids, NULL);
     for (int i = 0; i < m->spec.n_layer; i++) {
         const gr_mark mark = gr_arena_mark(m->scratch);
-        gr_tensor     out = block_forward(m, i, seq, x, keep, tap, user);
+        GR_TRY(block_forward(m, i, seq, x, keep, tap, user, &next));
         if (keep) {
-            x = out;
+            x = next;
         } else {
-            m->ops->copy(x.data, out.data, (uint64_t)gr_count(x) * sizeof(float), GR_WITHIN, NULL);
+            m->ops->copy(x.data, next.data, (uint64_t)gr_count(x) * sizeof(float), GR_WITHIN, NULL);
             gr_arena_release(m->scratch, mark);
         }
     }
     m->x_out = x;
     m->ops->rmsnorm(h, m->rstd_out, x, w(m, m->at.norm), (float)m->spec.norm_eps, NULL);
     *h_out = h;
-    return GR_OK;
+out:
+    return st;
 }
 
 /* dx: gradient of the block's output on entry, of its input on return. need_dx false: nothing below learns. */
-static void block_backward(gr_model *m, int i, const gr_seq *seq, gr_tensor dx, bool need_dx)
+static gr_status block_backward(gr_model *m, int i, const gr_seq *seq, gr_tensor dx, bool need_dx)
 {
+    gr_status       st = GR_OK;
     const gr_block *b = &m->at.block[i];
     gr_block_tape  *t = &m->tape[i];
     const int64_t   n = seq->n, hid = m->spec.hidden, ffn = m->spec.ffn;
@@ -142,6 +161,7 @@ static void block_backward(gr_model *m, int i, const gr_seq *seq, gr_tensor dx, 
     gr_tensor       h = gr_take2(m->scratch, GR_F32, n, ffn), dh = gr_take2(m->scratch, GR_F32, n, ffn);
     gr_tensor       dn = gr_take2(m->scratch, GR_F32, n, hid);
 
+    GR_TRY(memory(m));
     m->ops->swiglu(h, t->g, t->u, NULL);
     linear_back(m, dh, dw(m, b->down), dx, h, w(m, b->down), 0.0f);
     m->ops->swiglu_back(t->g, t->u, dh, t->g, t->u, NULL); /* the tape's g and u become their gradients */
@@ -156,7 +176,10 @@ static void block_backward(gr_model *m, int i, const gr_seq *seq, gr_tensor dx, 
         m->ops->rmsnorm_back(dn, dw(m, b->norm1), dn, t->x_in, t->rstd1, w(m, b->norm1), NULL);
         m->ops->add(dx, dn, NULL);
     }
+    GR_TRY(memory(m));
+out:
     gr_arena_release(m->scratch, mark);
+    return st;
 }
 
 /* The lowest block in which something learns; 0 as well when the embedding does. */
@@ -174,13 +197,15 @@ static int lowest_trainable(const gr_model *m)
 
 gr_status gr_model_backward(gr_model *m, gr_tensor ids, const gr_seq *seq, gr_tensor dh)
 {
+    gr_status st = GR_OK;
     const int low = lowest_trainable(m);
     gr_tensor dx = dh;
 
     m->ops->rmsnorm_back(dx, dw(m, m->at.norm), dh, m->x_out, m->rstd_out, w(m, m->at.norm), NULL);
-    for (int i = m->spec.n_layer - 1; i >= 0 && i >= low; i--) block_backward(m, i, seq, dx, i > low);
+    for (int i = m->spec.n_layer - 1; i >= 0 && i >= low; i--) GR_TRY(block_backward(m, i, seq, dx, i > low));
     if (low < 0) m->ops->embed_back(dw(m, m->at.embed), dx, ids, NULL);
-    return GR_OK;
+out:
+    return st;
 }
 
 gr_status gr_model_reset(gr_model *m)

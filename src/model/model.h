@@ -79,7 +79,8 @@ void gr_model_close(gr_model **m);
  * or the end of the block, whichever the arena says: use them at once. */
 typedef void (*gr_tap)(void *user, int layer, gr_tensor x, gr_tensor y);
 
-/** [local] h [N, hid] = normed hidden states of ids I32 [N], valid until gr_model_reset. keep: tapes for backward. tap may be NULL. */
+/** [local] GR_ERR_NOMEM, logged, when activations do not fit: nothing was computed from memory that is not there.
+ * h [N, hid] = normed hidden states of ids I32 [N], valid until gr_model_reset. keep: tapes for backward. tap may be NULL. */
 gr_status gr_model_forward(gr_model *m, gr_tensor ids, const gr_seq *seq, bool keep, gr_tap tap, void *user, gr_tensor *h);
 
 /** [local] dw += for every trainable parameter below the head, given dh (overwritten). After a forward with keep. */

@@ -1,5 +1,6 @@
 #include "train/product.h"
 #include "store/h5.h"
+#include "store/seal.h"
 #include "util/fs.h"
 #include "util/json.h"
 #include "util/mem.h"
@@ -69,33 +70,52 @@ out:
     return st;
 }
 
+/* What it is made from: the path, and the seal when that is a file of ours (a stage's directory means its weights.h5). */
+static gr_status describe(const char *input, char **json)
+{
+    gr_status st = GR_OK;
+    char      path[GR_PATH_MAX];
+    gr_seal   seal = {.id = ""};
+    json_t   *o = NULL;
+    size_t    n;
+
+    GR_TRY(gr_path(path, "%s/weights.h5", input));
+    if (!gr_exists(path)) GR_TRY(gr_path(path, "%s", input));
+    n = strlen(path);
+    if (n > 3 && !strcmp(path + n - 3, ".h5")) GR_TRY(gr_seal_read(path, "weights", &seal));
+    o = json_pack("{s:{s:s, s:s}}", "from", "path", path, "seal", seal.id);
+    GR_TRY(gr_json_dump(o, 0, json));
+out:
+    json_decref(o);
+    return st;
+}
+
 gr_status gr_product_open(gr_product *p, const gr_run *run, const char *input)
 {
     gr_status    st = GR_OK;
     const char  *out = run->cfg->run.out;
     const size_t n = strlen(out);
     const bool   file = n > 3 && !strcmp(out + n - 3, ".h5");
-    json_t      *inputs = json_pack("{s:s}", "from", input);
     char         dir[GR_PATH_MAX];
 
     memset(p, 0, sizeof *p);
     st = gr_path(p->path, "%s%s", out, file ? "" : "/weights.h5");
-    if (st == GR_OK) st = gr_json_dump(inputs, 0, &p->inputs);
     GR_TRY(gr_agree(run->comm, st));
     p->by = (gr_provenance){.program = run->program,
                             .version = gr_version(),
                             .commit = gr_commit(),
                             .created = gr_utc(),
                             .config = run->config_text,
-                            .inputs_json = p->inputs};
+                            .inputs_json = "{}"};
     GR_TRY(look(p, run));
-    if (gr_comm_rank(run->comm) == 0) {
-        st = gr_dirname(dir, p->path);
+    if (gr_comm_rank(run->comm) == 0) { /* the one that writes attributes */
+        st = describe(input, &p->inputs);
+        p->by.inputs_json = p->inputs;
+        if (st == GR_OK) st = gr_dirname(dir, p->path);
         if (st == GR_OK) st = gr_mkdirs(dir);
     }
     GR_TRY(gr_agree(run->comm, st));
 out:
-    json_decref(inputs);
     return st;
 }
 

@@ -15,7 +15,7 @@ train 2 "$base" 4 2 3
 failed=0 injected=0
 for inject in fsync:EIO rename:EIO pwrite64:ENOSPC mkdir:EDQUOT pwrite64:EINTR statfs:EIO pread64:EIO unlink:EACCES rmdir:EACCES; do
     call=${inject%:*} error=${inject#*:}
-    for ((k = 1; k < 60; k++)); do
+    for ((k = 1; k < 40; k++)); do
         fresh "$base"
         strace -f -qq -o "$dir/trace" -e trace=$call -e inject=$call:error=$error:when=$k \
             "$drive" "$dir/work" 8 2 3 $rows alone >"$out" 2>"$err"
@@ -27,10 +27,10 @@ for inject in fsync:EIO rename:EIO pwrite64:ENOSPC mkdir:EDQUOT pwrite64:EINTR s
         case $rc in
         0) [ "$(final)" = "$want" ] || complain "$what: final $(final)" ;;
         86) grep -q 'failed 8' "$out" || complain "$what: exit 86, but the last save worked" ;;
-        1 | 2) grep -q 'saved' "$out" && complain "$what: exit $rc after a save" ;; # could not start
+        1 | 2 | 127) grep -q 'saved' "$out" && complain "$what: exit $rc after a save" ;; # could not start; 127: the loader
         *) complain "$what: exit $rc" ;;
         esac
-        grep -c saved "$out" >/dev/null && [ $rc = 0 ] && [ "$(grep -c failed "$out")" -gt 1 ] && complain "$what: failed twice"
+        [ "$(grep -c failed "$out")" -le 1 ] || complain "$what: one error, two failed saves"
         ls -d "$dir/work"/.tmp-step-* >/dev/null 2>&1 && [ $call != unlink ] && [ $call != rmdir ] && complain "$what: a failed save left its files"
         for step in 6 8; do # what was called saved is there, what was called failed is not
             grep -q "failed $step" "$out" && [ -e "$dir/work/step-0000000$step" ] && complain "$what: step $step failed, and is there"
@@ -39,10 +39,11 @@ for inject in fsync:EIO rename:EIO pwrite64:ENOSPC mkdir:EDQUOT pwrite64:EINTR s
         train 0 "$dir/work" 8 2 3
         [ $rc = 0 ] && [ "$(final)" = "$want" ] || complain "$what: then exit $rc, $(final)"
         clean "$dir/work" "$what"
-        [ $error = EINTR ] && [ $k -ge 12 ] && break
+        grep -q 'failed 8' "$out" && break # the second save: the same calls again
+        [[ $inject = *:EINTR || $inject = pread64:* ]] && [ $k -ge 12 ] && break
     done
-    [ $k -lt 60 ] || complain "$inject: no end"
+    [ $k -lt 40 ] || complain "$inject: no end"
 done
 echo "$injected errors, $failed failed saves"
-[ $failed -ge 20 ] || complain "only $failed saves failed: strace does not inject"
+[ $failed -ge 15 ] || complain "only $failed saves failed: strace does not inject"
 [ $bad = 0 ]

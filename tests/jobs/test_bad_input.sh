@@ -82,7 +82,7 @@ tokenize() # NAME TEXT INPUT [ARGUMENT...]
         tokenize.tokenizer="$top/configs/demo/tokenizer.json" "$@"
 }
 printf 'good text\nbad \xff\xfe byte\n' >"$dir/latin.txt"; tokenize "non-UTF-8 text" 'latin.txt' "$dir/latin.txt"
-: >"$dir/empty.txt"; tokenize "empty corpus" 'empty' "$dir/empty.txt"
+: >"$dir/empty.txt"; tokenize "empty corpus" 'corpus is empty' "$dir/empty.txt"
 tokenize "missing text" 'nothing.txt' "$dir/nothing.txt"
 echo '{"text": "a"} {' >"$dir/broken.jsonl"; tokenize "broken JSONL" 'broken.jsonl:1' "$dir/broken.jsonl" tokenize.format=jsonl
 tokenize "an end-of-text token that does not exist" 'no_such' "$top/LICENSE" tokenize.eos='<|no_such|>'
