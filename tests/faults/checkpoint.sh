@@ -45,11 +45,11 @@ golden()
     final
 }
 
-# fresh SOURCE: $dir/work is a copy
+# fresh SOURCE: $dir/ckpt is a copy
 fresh()
 {
-    rm -rf "$dir/work"
-    cp -a "$1" "$dir/work"
+    rm -rf "$dir/ckpt"
+    cp -a "$1" "$dir/ckpt"
 }
 
 # No garbage of a save or of a deletion in DIR

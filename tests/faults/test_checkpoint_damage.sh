@@ -6,18 +6,18 @@
 . "$(dirname "$0")/checkpoint.sh"
 
 want=$(golden 6)
-base=$dir/base new=$dir/work/step-00000004
+base=$dir/base new=$dir/ckpt/step-00000004
 train 2 "$base" 4 2 2
 [ $rc = 0 ] && [ -d "$base/step-00000002" ] && [ -d "$base/step-00000004" ] || { complain "two checkpoints, exit $rc"; exit 1; }
 
 # falls_back NP WHAT: the damaged step 4 is set aside and step 2 resumed
 falls_back()
 {
-    train "$1" "$dir/work" 6 2 3
+    train "$1" "$dir/ckpt" 6 2 3
     [ $rc = 0 ] && [ "$(resumed)" = 2 ] && [ "$(final)" = "$want" ] || complain "$2: exit $rc, resumed $(resumed), final $(final)"
-    ls -d "$dir/work"/bad-step-00000004-* >/dev/null 2>&1 || complain "$2: not set aside"
+    ls -d "$dir/ckpt"/bad-step-00000004-* >/dev/null 2>&1 || complain "$2: not set aside"
     grep -q 'damaged and set aside' "$err" || complain "$2: not a word about it"
-    clean "$dir/work" "$2"
+    clean "$dir/ckpt" "$2"
 }
 
 flip() # FILE BYTE BIT
@@ -28,7 +28,7 @@ flip() # FILE BYTE BIT
 }
 
 fresh "$base"
-train 0 "$dir/work" 6 2 2
+train 0 "$dir/ckpt" 6 2 2
 [ $rc = 0 ] && [ "$(resumed)" = 4 ] && [ "$(final)" = "$want" ] || complain "undamaged: resumed $(resumed)"
 
 for file in manifest.json shard-00000-of-00002.h5 shard-00001-of-00002.h5; do
@@ -42,7 +42,7 @@ for file in manifest.json shard-00000-of-00002.h5 shard-00001-of-00002.h5; do
         missing)   rm "$new/$file" ;;
         directory) rm "$new/$file" && mkdir "$new/$file" ;;
         fifo)      rm "$new/$file" && mkfifo "$new/$file" ;;
-        older)     cp "$dir/work/step-00000002/$file" "$new/$file" ;; # complete in itself, but of step 2
+        older)     cp "$dir/ckpt/step-00000002/$file" "$new/$file" ;; # complete in itself, but of step 2
         zeros)     dd if=/dev/zero of="$new/$file" bs=1 seek=$((size / 2)) count=99 conv=notrunc status=none ;;
         other)     case $file in shard-00000*) cp "$new/shard-00001-of-00002.h5" "$new/$file" ;; shard-00001*) cp "$new/shard-00000-of-00002.h5" "$new/$file" ;; *) cp "$new/shard-00000-of-00002.h5" "$new/$file" ;; esac ;;
         esac
@@ -70,22 +70,22 @@ done
 
 # The whole directory is another one: moved by hand, a file in its place, a step that lies about its number.
 fresh "$base"
-rm -r "$new" && cp -a "$dir/work/step-00000002" "$new"
+rm -r "$new" && cp -a "$dir/ckpt/step-00000002" "$new"
 falls_back 0 "step 2 under the name of step 4"
 fresh "$base"
 rm -r "$new" && : >"$new"
 falls_back 0 "a file in place of the directory"
 fresh "$base"
-mkdir "$dir/work/step-5" "$dir/work/step-00000005x" "$dir/work/step--0000005" # not names of ours
-train 0 "$dir/work" 6 2 3
+mkdir "$dir/ckpt/step-5" "$dir/ckpt/step-00000005x" "$dir/ckpt/step--0000005" # not names of ours
+train 0 "$dir/ckpt" 6 2 3
 [ "$(resumed)" = 4 ] && [ "$(final)" = "$want" ] || complain "foreign names: resumed $(resumed)"
 
 fresh "$base"
-: >"$dir/work/step-00000002/manifest.json"
-: >"$dir/work/step-00000004/manifest.json"
-train 2 "$dir/work" 6 2 2
+: >"$dir/ckpt/step-00000002/manifest.json"
+: >"$dir/ckpt/step-00000004/manifest.json"
+train 2 "$dir/ckpt" 6 2 2
 [ $rc = 2 ] && grep -q 'all 2 checkpoints are damaged' "$err" || complain "all damaged: exit $rc"
-train 0 "$dir/work" 6 2 2
+train 0 "$dir/ckpt" 6 2 2
 [ $rc = 0 ] && [ -z "$(resumed)" ] && [ "$(final)" = "$want" ] || complain "the run after that starts over: exit $rc"
-[ "$(ls -d "$dir/work"/bad-step-* | wc -l)" = 2 ] || complain "what was set aside stays"
+[ "$(ls -d "$dir/ckpt"/bad-step-* | wc -l)" = 2 ] || complain "what was set aside stays"
 [ $bad = 0 ]

@@ -6,11 +6,11 @@
 
 want=$(golden 9)
 for pair in 4:1 4:2 4:3 4:5 1:4; do
-    rm -rf "$dir/work"
-    train ${pair%:*} "$dir/work" 6 3 2
+    rm -rf "$dir/ckpt"
+    train ${pair%:*} "$dir/ckpt" 6 3 2
     [ $rc = 0 ] || complain "$pair: first half, exit $rc"
-    [ "$(ls "$dir/work/step-00000006" | wc -l)" = $((${pair%:*} + 1)) ] || complain "$pair: files of the checkpoint"
-    train ${pair#*:} "$dir/work" 9 3 2
+    [ "$(ls "$dir/ckpt/step-00000006" | wc -l)" = $((${pair%:*} + 1)) ] || complain "$pair: files of the checkpoint"
+    train ${pair#*:} "$dir/ckpt" 9 3 2
     [ $rc = 0 ] && [ "$(resumed)" = 6 ] && [ "$(final)" = "$want" ] || complain "$pair: exit $rc, $(final), expected $want"
     grep -q 'meta {"cursor":6000}' "$out" || complain "$pair: meta"
 done

@@ -18,7 +18,7 @@ for inject in fsync:EIO rename:EIO pwrite64:ENOSPC mkdir:EDQUOT pwrite64:EINTR s
     for ((k = 1; k < 40; k++)); do
         fresh "$base"
         strace -f -qq -o "$dir/trace" -e trace=$call -e inject=$call:error=$error:when=$k \
-            "$drive" "$dir/work" 8 2 3 $rows alone >"$out" 2>"$err"
+            "$drive" "$dir/ckpt" 8 2 3 $rows alone >"$out" 2>"$err"
         rc=$?
         grep -q INJECTED "$dir/trace" || break # there is no k-th call
         what="$inject $k"
@@ -31,14 +31,14 @@ for inject in fsync:EIO rename:EIO pwrite64:ENOSPC mkdir:EDQUOT pwrite64:EINTR s
         *) complain "$what: exit $rc" ;;
         esac
         [ "$(grep -c failed "$out")" -le 1 ] || complain "$what: one error, two failed saves"
-        ls -d "$dir/work"/.tmp-step-* >/dev/null 2>&1 && [ $call != unlink ] && [ $call != rmdir ] && complain "$what: a failed save left its files"
+        ls -d "$dir/ckpt"/.tmp-step-* >/dev/null 2>&1 && [ $call != unlink ] && [ $call != rmdir ] && complain "$what: a failed save left its files"
         for step in 6 8; do # what was called saved is there, what was called failed is not
-            grep -q "failed $step" "$out" && [ -e "$dir/work/step-0000000$step" ] && complain "$what: step $step failed, and is there"
-            grep -q "saved $step" "$out" && [ ! -e "$dir/work/step-0000000$step" ] && complain "$what: step $step saved, and is not there"
+            grep -q "failed $step" "$out" && [ -e "$dir/ckpt/step-0000000$step" ] && complain "$what: step $step failed, and is there"
+            grep -q "saved $step" "$out" && [ ! -e "$dir/ckpt/step-0000000$step" ] && complain "$what: step $step saved, and is not there"
         done
-        train 0 "$dir/work" 8 2 3
+        train 0 "$dir/ckpt" 8 2 3
         [ $rc = 0 ] && [ "$(final)" = "$want" ] || complain "$what: then exit $rc, $(final)"
-        clean "$dir/work" "$what"
+        clean "$dir/ckpt" "$what"
         grep -q 'failed 8' "$out" && break # the second save: the same calls again
         [[ $inject = *:EINTR || $inject = pread64:* ]] && [ $k -ge 12 ] && break
     done

@@ -17,24 +17,24 @@ echo garbage | tee "$base/.tmp-step-00000006-1-2-3/shard-00000-of-00001.h5" >"$b
 recovers() # WHAT
 {
     local step n=0
-    for step in "$dir/work"/step-*; do # at any moment what looks like a checkpoint is one, and at least two are
+    for step in "$dir/ckpt"/step-*; do # at any moment what looks like a checkpoint is one, and at least two are
         n=$((n + 1))
         set -- "$1" "$step"/shard-*-of-*.h5
         [ -e "$step/manifest.json" ] && [ $# = $((1 + 10#${2: -8:5})) ] || complain "$1: ${step##*/} holds $(ls "$step")"
     done
     [ $n -ge 2 ] || complain "$1: only $n checkpoints are left"
-    train 0 "$dir/work" 6 2 2
+    train 0 "$dir/ckpt" 6 2 2
     [ $rc = 0 ] && [ "$(final)" = "$want" ] && [[ $(resumed) = [46] ]] || complain "$1: then exit $rc, resumed $(resumed), $(final)"
     grep -q 'set aside' "$err" && complain "$1: a damaged checkpoint was published"
-    clean "$dir/work" "$1"
+    clean "$dir/ckpt" "$1"
 }
 
 # The order of a save: shards, manifest, their directory, rename, the parent. A crash of the machine can be tested in no
 # other way here.
 fresh "$base"
-strace -f -qq -y -o "$dir/trace" -e trace=fsync,rename "$drive" "$dir/work" 6 2 2 $rows alone >"$out" 2>"$err"
+strace -f -qq -y -o "$dir/trace" -e trace=fsync,rename "$drive" "$dir/ckpt" 6 2 2 $rows alone >"$out" 2>"$err"
 order=$(sed -n -e 's/.*fsync(.*\/manifest.json>).*/M/p' -e 's/.*fsync(.*shard-[^\/]*>).*/S/p' -e 's/.*fsync(.*\/\.tmp-step-[^\/]*>).*/D/p' \
-    -e 's/.*rename(".*shard-.*/r/p' -e 's/.*rename(".*\/\.tmp-step-[^\/]*", ".*\/step-[0-9]*").*/R/p' -e 's/.*fsync([0-9]*<.*\/work>).*/P/p' "$dir/trace" | tr -d '\n')
+    -e 's/.*rename(".*shard-.*/r/p' -e 's/.*rename(".*\/\.tmp-step-[^\/]*", ".*\/step-[0-9]*").*/R/p' -e 's/.*fsync([0-9]*<.*\/ckpt>).*/P/p' "$dir/trace" | tr -d '\n')
 [[ $order =~ S+rDMDRP ]] || complain "order of a save: $order"
 
 kills=0
@@ -42,7 +42,7 @@ for call in fsync rename pwrite64 mkdir unlink rmdir ftruncate flock write; do
     for ((k = 1; k < 100; k++)); do
         fresh "$base"
         { strace -f -qq -o /dev/null -e trace=$call -e inject=$call:signal=KILL:when=$k \
-            "$drive" "$dir/work" 6 2 2 $rows alone >"$out" 2>"$err"; } 2>/dev/null
+            "$drive" "$dir/ckpt" 6 2 2 $rows alone >"$out" 2>"$err"; } 2>/dev/null
         rc=$?
         [ $rc = 0 ] && break # there is no k-th call
         [ $rc = 137 ] || complain "$call $k: exit $rc instead of being killed"
@@ -65,7 +65,7 @@ for at in 0:rename:2 0:fsync:5 1:fsync:1 1:rename:1; do
     fresh "$base"
     export VICTIM=${at%%:*} K=${at##*:} CALL=${at#*:}
     CALL=${CALL%:*}
-    timeout -k 2 20 mpirun -n 2 "$dir/victim" "$drive" "$dir/work" 6 2 2 $rows >"$out" 2>"$err"
+    timeout -k 2 20 mpirun -n 2 "$dir/victim" "$drive" "$dir/ckpt" 6 2 2 $rows >"$out" 2>"$err"
     rc=$?
     [ $rc != 0 ] || complain "rank ${at%%:*} survived"
     recovers "killed at $at"

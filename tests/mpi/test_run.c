@@ -144,7 +144,7 @@ static void any_number_of_ranks(void)
     for (int np = 1; np <= 4; np++) {
         char ranks[64];
 
-        CHECK(MPIRUN(np, "GR_LEAKS=fatal", "same", GOOD) == 0, "np %d: %s", np, said);
+        CHECK(MPIRUN(np, "OMP_NUM_THREADS=1 GR_LEAKS=fatal", "same", GOOD) == 0, "np %d: %s", np, said);
         snprintf(ranks, sizeof ranks, "%d rank%s on 1 host, ", np, np == 1 ? "" : "s");
         CHECK(count(ranks) == 1 && count("graft-import[0]: ") == 1, "np %d: %s", np, said);
 
@@ -202,6 +202,7 @@ static void threads(void)
     CHECK(MPIRUN(2, "OMP_NUM_THREADS=5", "threads", GOOD " run.threads=3") == 0, "%s", said);
     CHECK(count("uses 3 of 3 threads") == 2, "the configuration wins: %s", said);
     CHECK(MPIRUN(2, "OMP_NUM_THREADS=5", "threads", GOOD) == 0, "%s", said);
+    CHECK(count("warning: 5 threads per rank") == 1, "two ranks of five threads: %s", said);
     CHECK(count("uses 5 of 5 threads") == 2, "the environment is next: %s", said);
     unsetenv("OMP_NUM_THREADS");
     CHECK(shell("taskset -c 0 '%s' child threads " GOOD " 2>&1", self) == 0 && count("uses 1 of 1 threads") == 1,
