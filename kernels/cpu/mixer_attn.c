@@ -9,7 +9,7 @@
  * Memory   tiles, one set per thread, and in backward two numbers per (token, head); nothing N x N. */
 #include "kernels/cpu/tile.h"
 #include "kernels/cpu/vec.h"
-#include "kernels/mixer.h"
+#include "kernels/layer.h"
 #include <omp.h>
 #include <sched.h>
 #include <stdatomic.h>
@@ -403,38 +403,17 @@ static void take_activations(gr_arena *arena, const gr_mixer_spec *s, int64_t N,
     t[T_K_RSTD] = s->qk_norm ? gr_take1(arena, GR_F32, N * G) : gr_none();
 }
 
-static bool out_of_memory(const gr_mixer_ctx *c)
-{
-    return (c->keep && gr_arena_status(c->keep) != GR_OK) || gr_arena_status(c->scratch) != GR_OK;
-}
-
-/* [N, heads, D] as one row per token, for the projections, and as one row per head, for norms over D. */
-static gr_tensor token_rows(gr_tensor x)
-{
-    return gr_as2(x, x.dim[0], x.dim[1] * x.dim[2]);
-}
-static gr_tensor head_rows(gr_tensor x)
-{
-    return gr_as2(x, x.dim[0] * x.dim[1], x.dim[2]);
-}
-
-/* y = x W_i^T. */
-static void project(const gr_mixer_ctx *c, int i, gr_tensor y, gr_tensor x)
-{
-    c->op->gemm(y, x, false, c->w[i], true, 1.0f, 0.0f, c->stream);
-}
-
 /* q = rope(norm(q0)) and k, v. Without norm q0 and q are the same memory. */
 static void queries_keys_values(const gr_mixer_ctx *c, const gr_tensor *t, gr_tensor x)
 {
     const float eps = c->spec->norm_eps;
 
-    project(c, W_Q, token_rows(t[T_Q0]), x);
-    project(c, W_K, token_rows(t[T_K0]), x);
-    project(c, W_V, token_rows(t[T_V]), x);
+    gr_project(c, W_Q, gr_token_rows(t[T_Q0]), x);
+    gr_project(c, W_K, gr_token_rows(t[T_K0]), x);
+    gr_project(c, W_V, gr_token_rows(t[T_V]), x);
     if (c->spec->qk_norm) {
-        c->op->rmsnorm(head_rows(t[T_Q]), t[T_Q_RSTD], head_rows(t[T_Q0]), c->w[W_Q_NORM], eps, c->stream);
-        c->op->rmsnorm(head_rows(t[T_K]), t[T_K_RSTD], head_rows(t[T_K0]), c->w[W_K_NORM], eps, c->stream);
+        c->op->rmsnorm(gr_head_rows(t[T_Q]), t[T_Q_RSTD], gr_head_rows(t[T_Q0]), c->w[W_Q_NORM], eps, c->stream);
+        c->op->rmsnorm(gr_head_rows(t[T_K]), t[T_K_RSTD], gr_head_rows(t[T_K0]), c->w[W_K_NORM], eps, c->stream);
     }
     c->op->rope(t[T_Q], c->rope_cs, 1, c->stream);
     c->op->rope(t[T_K], c->rope_cs, 1, c->stream);
@@ -446,31 +425,24 @@ static void forward(const gr_mixer_ctx *c, gr_tensor y, gr_tensor x, gr_tape *ta
     gr_tape       unkept, *t = tape ? tape : &unkept;
 
     take_activations(tape ? c->keep : c->scratch, c->spec, x.dim[0], t->t);
-    if (!out_of_memory(c)) {
+    if (!gr_out_of_memory(c)) {
         const gr_core_args a = core_args(c, t);
 
         queries_keys_values(c, t->t, x);
         c->core->forward(&a, c->stream);
-        project(c, W_O, y, token_rows(a.o));
+        gr_project(c, W_O, y, gr_token_rows(a.o));
     }
     gr_arena_release(c->scratch, mark);
-}
-
-/* y = x W^T:  dW += dy^T x,  dx = dy W + beta dx. */
-static void project_back(const gr_mixer_ctx *c, int i, gr_tensor dx, gr_tensor dy, gr_tensor x, float beta)
-{
-    if (c->dw[i].data) c->op->gemm(c->dw[i], dy, true, x, false, 1.0f, 1.0f, c->stream);
-    if (dx.data) c->op->gemm(dx, dy, false, c->w[i], false, 1.0f, beta, c->stream);
 }
 
 /* Back through rotation and norm, in place. */
 static void query_or_key_back(const gr_mixer_ctx *c, gr_tensor d, int norm, gr_tensor x0, gr_tensor rstd)
 {
-    const gr_tensor rows = head_rows(d);
+    const gr_tensor rows = gr_head_rows(d);
 
     c->op->rope(d, c->rope_cs, -1, c->stream);
     if (c->spec->qk_norm)
-        c->op->rmsnorm_back(rows, c->dw[norm], rows, head_rows(x0), rstd, c->w[norm], c->stream);
+        c->op->rmsnorm_back(rows, c->dw[norm], rows, gr_head_rows(x0), rstd, c->w[norm], c->stream);
 }
 
 static void backward(const gr_mixer_ctx *c, gr_tensor dx, gr_tensor dy, gr_tensor x, const gr_tape *tape)
@@ -484,14 +456,14 @@ static void backward(const gr_mixer_ctx *c, gr_tensor dx, gr_tensor dy, gr_tenso
     a.dq = gr_take3(c->scratch, GR_F32, N, H, D);
     a.dk = gr_take3(c->scratch, GR_F32, N, G, D);
     a.dv = gr_take3(c->scratch, GR_F32, N, G, D);
-    if (!out_of_memory(c)) {
-        project_back(c, W_O, token_rows(a.d_o), dy, token_rows(a.o), 0.0f);
+    if (!gr_out_of_memory(c)) {
+        gr_project_back(c, W_O, gr_token_rows(a.d_o), dy, gr_token_rows(a.o), 0.0f);
         c->core->backward(&a, c->stream);
         query_or_key_back(c, a.dq, W_Q_NORM, t[T_Q0], t[T_Q_RSTD]);
         query_or_key_back(c, a.dk, W_K_NORM, t[T_K0], t[T_K_RSTD]);
-        project_back(c, W_Q, dx, token_rows(a.dq), x, 0.0f);
-        project_back(c, W_K, dx, token_rows(a.dk), x, 1.0f);
-        project_back(c, W_V, dx, token_rows(a.dv), x, 1.0f);
+        gr_project_back(c, W_Q, dx, gr_token_rows(a.dq), x, 0.0f);
+        gr_project_back(c, W_K, dx, gr_token_rows(a.dk), x, 1.0f);
+        gr_project_back(c, W_V, dx, gr_token_rows(a.dv), x, 1.0f);
     }
     gr_arena_release(c->scratch, mark);
 }
@@ -570,14 +542,14 @@ static void step(const gr_mixer_ctx *c, gr_tensor y, gr_tensor x, gr_mixer_state
     gr_tape         t;
 
     take_activations(c->scratch, c->spec, 1, t.t);
-    if (!out_of_memory(c)) {
+    if (!gr_out_of_memory(c)) {
         const gr_core_args a = core_args(c, &t);
 
         queries_keys_values(c, t.t, x);
         c->op->copy(gr_rows(k_cache, pos, 1).data, a.k.data, row_bytes, GR_WITHIN, c->stream);
         c->op->copy(gr_rows(v_cache, pos, 1).data, a.v.data, row_bytes, GR_WITHIN, c->stream);
         attend(&a, k_cache.data, v_cache.data, pos + 1);
-        project(c, W_O, y, token_rows(a.o));
+        gr_project(c, W_O, y, gr_token_rows(a.o));
     }
     gr_arena_release(c->scratch, mark);
 }

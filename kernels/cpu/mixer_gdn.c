@@ -1,7 +1,544 @@
-/* Gated DeltaNet: the layer. Its core, the recurrence itself, is in mixer_gdn_core.c. */
-#include "kernels/mixer.h"
+/* Gated DeltaNet: its core on cpu, then the layer around it (the same on every backend).
+ *
+ * A head holds a matrix S [K, V] that maps keys to values. Each token lets it fade (g), then corrects what it answers to
+ * the token's key, by a fraction beta of the error (the delta rule):
+ *
+ *     S_t = e^g (I - beta k^T k) S_{t-1} + beta k^T v          o_t = scale q S_t
+ *
+ * The core works on chunks of C tokens, so that nearly all of it is products of matrices. Equations in brackets are those
+ * of docs/math.md 2.3 [D1] and 2.4 [D2].
+ *
+ * Long for one file, and one on purpose: a mixer is one file per backend (docs/howto/add_mixer.md). */
+#include "kernels/cpu/cpu.h"
+#include "kernels/cpu/tile.h"
+#include "kernels/cpu/tri.h"
+#include "kernels/cpu/vec.h"
+#include "kernels/layer.h"
 #include <math.h>
+#include <omp.h>
 #include <string.h>
+
+/* ---- one head's view of the arguments --------------------------------------------------------------------------- */
+
+typedef struct head {
+    int          K, V, C;                      /* key and value width, longest chunk               */
+    int          ldk, ldv, ldc;                /* row strides of scratch matrices of those widths  */
+    int64_t      q_row, k_row, v_row, o_row;   /* from token to token; gates: n_head               */
+    int64_t      n_head;
+    float        scale;
+    const float *q, *k, *v, *g, *beta, *d_o;   /* of this head, at token 0                         */
+    const float *state_in, *dstate_out;        /* [K, V] or NULL                                   */
+    float       *o, *state_out, *dstate_in;
+    float       *dq, *dk, *dv, *dg, *dbeta;
+    int64_t      dk_row, dv_row;
+} head;
+
+static float *at(gr_tensor t, int64_t offset)
+{
+    return t.data ? (float *)t.data + offset : NULL;
+}
+
+static head head_of(const gr_core_args *a, int h)
+{
+    const int     kv = h / (a->n_head / a->n_kv_head), K = a->k_dim, V = a->v_dim;
+    const int64_t state = (int64_t)h * K * V;
+    const head    x = {
+           .K = K, .V = V, .C = a->chunk, .n_head = a->n_head, .scale = a->scale,
+           .ldk = gr_tile_ld(K), .ldv = gr_tile_ld(V), .ldc = gr_tile_ld(a->chunk),
+           .q_row = (int64_t)a->n_head * K, .o_row = (int64_t)a->n_head * V,
+           .k_row = (int64_t)a->n_kv_head * K, .v_row = (int64_t)a->n_kv_head * V,
+           .q = at(a->q, (int64_t)h * K), .k = at(a->k, (int64_t)kv * K), .v = at(a->v, (int64_t)kv * V),
+           .g = at(a->gate[0], h), .beta = at(a->gate[1], h),
+           .o = at(a->o, (int64_t)h * V), .d_o = at(a->d_o, (int64_t)h * V),
+           .state_in = at(a->state_in, state), .state_out = at(a->state_out, state),
+           .dstate_in = at(a->dstate_in, state), .dstate_out = at(a->dstate_out, state),
+           .dq = at(a->dq, (int64_t)h * K), .dg = at(a->dgate[0], h), .dbeta = at(a->dgate[1], h),
+    };
+    return x;
+}
+
+/* ---- scratch of one thread -------------------------------------------------------------------------------------- */
+
+typedef struct room {
+    double *G, *dG;                             /* [C] cumulative log-decay, its gradient                     */
+    float  *e_in, *e_out, *beta, *one, *col;    /* [C] e^G, e^(G_C - G), write strength, 1, column sums       */
+    float   e_all;                              /* e^(G_C)                                                    */
+    float  *KT, *P, *L, *A, *inv;               /* K^T [K, C]; [C, C] thrice; inverses of L's diagonal blocks */
+    float  *E, *D, *U, *Uw;                     /* [C, V] scratch, error D (backward: all chunks), U, e_out U */
+    float  *S;                                  /* [K, V]; backward: one before each chunk                    */
+    float  *Q, *Kc, *dO, *dOe, *dU, *X, *Xe;    /* backward: chunk of scale q, k, d_o, ...                    */
+    float  *UT, *dA, *dL, *dQ, *dKr, *dKw;
+    float  *dS, *ST, *dST;                      /* [K, V], [V, K] twice                                       */
+} room;
+
+/* Point into `base`, or with base NULL only count. Returns floats. n_chunk > 0: room for backward over that many chunks. */
+static int64_t furnish(room *w, float *base, const head *x, int64_t n_chunk)
+{
+    const int64_t C = x->C, K = x->K, V = x->V, ck = C * x->ldk, cv = C * x->ldv, cc = C * x->ldc, state = K * x->ldv;
+    const int64_t line = (C + 15) / 16 * 16;
+    int64_t       used = 0;
+
+#define TAKE(p, n) (w->p = base ? base + used : NULL, used += (n))
+    w->G = (double *)base, used += 2 * line;
+    TAKE(e_in, line), TAKE(e_out, line), TAKE(beta, line), TAKE(one, line), TAKE(col, line);
+    TAKE(KT, K * x->ldc), TAKE(P, cc), TAKE(L, cc), TAKE(A, cc), TAKE(inv, C * GR_TRI_BLOCK);
+    TAKE(E, cv), TAKE(U, cv), TAKE(Uw, cv);
+    if (n_chunk == 0) {
+        TAKE(D, cv), TAKE(S, state);
+    } else {
+        w->dG = (double *)(base ? base + used : NULL), used += 2 * line;
+        TAKE(Q, ck), TAKE(Kc, ck), TAKE(dQ, ck), TAKE(dKr, ck), TAKE(dKw, ck);
+        TAKE(dO, cv), TAKE(dOe, cv), TAKE(dU, cv), TAKE(X, cv), TAKE(Xe, cv);
+        TAKE(UT, V * x->ldc), TAKE(dA, cc), TAKE(dL, cc);
+        TAKE(dS, state), TAKE(ST, V * x->ldk), TAKE(dST, V * x->ldk);
+        TAKE(D, n_chunk * cv), TAKE(S, n_chunk * state);
+    }
+#undef TAKE
+    return used;
+}
+
+/* ---- small parts ------------------------------------------------------------------------------------------------ */
+
+/* y [n, m] = a row_i x; row NULL: all 1. y may be x. */
+static void scale_rows(int n, int m, float a, const float *row, const float *x, int64_t ldx, float *y, int64_t ldy)
+{
+    for (int i = 0; i < n; i++) {
+        const float *xi = x + i * ldx, r = row ? a * row[i] : a;
+        float       *yi = y + i * ldy;
+#pragma omp simd
+        for (int j = 0; j < m; j++) yi[j] = r * xi[j];
+    }
+}
+
+static float dot(int n, const float *a, const float *b)
+{
+    float sum = 0;
+
+#pragma omp simd reduction(+ : sum)
+    for (int i = 0; i < n; i++) sum += a[i] * b[i];
+    return sum;
+}
+
+/* <A, B> of two matrices [n, m], fp64 across rows. */
+static double inner(int n, int m, const float *a, const float *b, int64_t ld)
+{
+    double sum = 0;
+
+    for (int i = 0; i < n; i++) sum += (double)dot(m, a + i * ld, b + i * ld);
+    return sum;
+}
+
+static void load_state(const head *x, float *S, const float *from)
+{
+    if (from)
+        scale_rows(x->K, x->V, 1, NULL, from, x->V, S, x->ldv);
+    else
+        memset(S, 0, (size_t)x->K * (size_t)x->ldv * sizeof *S);
+}
+
+/* Decay inside a chunk. Only G_i, G_i - G_j (i >= j) and G_C - G_i are ever exponentiated, all <= 0, masked before exp.
+ * G is chunk-local and fp64: one token of strong decay must not cost the later pairs their digits. */
+static void load_gates(const head *x, room *w, int64_t t, int n)
+{
+    double sum = 0;
+
+    for (int i = 0; i < n; i++) {
+        w->G[i] = sum += (double)x->g[(t + i) * x->n_head];
+        w->beta[i] = x->beta[(t + i) * x->n_head];
+        w->one[i] = 1.0f;
+    }
+#pragma omp simd
+    for (int i = 0; i < n; i++) {
+        w->e_in[i] = gr_expf((float)w->G[i]);
+        w->e_out[i] = gr_expf((float)(sum - w->G[i]));
+    }
+    w->e_all = gr_expf((float)sum);
+    for (int i = 0; i < n; i++) { /* whole vectors up to the diagonal; the rest of the row is never looked at */
+        const int m = n < (i | 15) + 1 ? n : (i | 15) + 1;
+        float    *p = w->P + (int64_t)i * x->ldc;
+#pragma omp simd
+        for (int j = 0; j < m; j++) p[j] = gr_expf(j <= i ? (float)(w->G[i] - w->G[j]) : -INFINITY);
+    }
+}
+
+/* M = P . M, rows times row_i, columns times col_j; zero above the diagonal, and on it when `strict`. */
+static void weigh(const head *x, const room *w, float *M, int n, int strict, const float *row, const float *col)
+{
+    for (int i = 0; i < n; i++) {
+        const float *p = w->P + (int64_t)i * x->ldc, r = row[i];
+        float       *m = M + (int64_t)i * x->ldc;
+#pragma omp simd
+        for (int j = 0; j < n; j++) m[j] = j <= i - strict ? r * p[j] * col[j] * m[j] : 0.0f;
+    }
+}
+
+/* M, the gradient of P . (something), becomes that of (something): M = P . M, rows times row_i. On the way dG takes its share.
+ * W is P . (something) itself, so <M_ij, W_ij> is the gradient of the exponent G_i - G_j of P_ij. The diagonal, where
+ * the exponent is always 0, is left out instead of cancelling: with strong decay it is all there is to round. */
+static void weigh_back(const head *x, room *w, float *M, const float *W, int n, int strict, const float *row)
+{
+    memset(w->col, 0, (size_t)n * sizeof *w->col);
+    for (int i = 0; i < n; i++) {
+        const int64_t at = (int64_t)i * x->ldc;
+        const float  *p = w->P + at, *wi = W + at, r = row[i];
+        float        *m = M + at, sum = 0, *col = w->col;
+
+#pragma omp simd reduction(+ : sum)
+        for (int j = 0; j < n; j++) {
+            const float z = j < i ? m[j] * wi[j] : 0.0f;
+            sum += z;
+            col[j] += z;
+            m[j] = j <= i - strict ? r * p[j] * m[j] : 0.0f;
+        }
+        w->dG[i] += (double)sum;
+    }
+    for (int j = 0; j < n; j++) w->dG[j] -= (double)w->col[j];
+}
+
+/* What the chunk writes into the state: U = beta D, where D is the error each token sees,
+ *     d_i = v_i - e^{G_i} k_i S_in - sum_{j<i} P_ij <k_i, k_j> beta_j d_j,
+ * that is [U = Tm R] with beta moved out of the system: U / beta, which backward needs, then exists for beta = 0 too. */
+static void pseudo_values(const head *x, room *w, int64_t t, int n, const float *S, float *D)
+{
+    const float *k = x->k + t * x->k_row, *v = x->v + t * x->v_row;
+
+    gr_tile_transpose(n, x->K, k, x->k_row, w->KT, x->ldc);
+    gr_tile_gemm_lower(n, x->K, k, x->k_row, w->KT, x->ldc, w->L, x->ldc, 1.0f, 0.0f);
+    weigh(x, w, w->L, n, 1, w->one, w->beta);
+    gr_tri_invert_blocks(n, w->L, x->ldc, w->inv);
+
+    gr_tile_gemm(n, x->V, x->K, k, x->k_row, 1, S, x->ldv, w->E, x->ldv, 1.0f, 0.0f);
+    for (int i = 0; i < n; i++) {
+        const float *vi = v + i * x->v_row, e = w->e_in[i];
+        float       *E = w->E + (int64_t)i * x->ldv;
+#pragma omp simd
+        for (int j = 0; j < x->V; j++) E[j] = vi[j] - e * E[j];
+    }
+    gr_tri_solve(n, x->V, w->L, x->ldc, w->inv, w->E, x->ldv, D, x->ldv);
+}
+
+/* U and e^{G_C - G} . U from D. */
+static void write_strength(const head *x, room *w, int n, const float *D)
+{
+    scale_rows(n, x->V, 1, w->beta, D, x->ldv, w->U, x->ldv);
+    scale_rows(n, x->V, 1, w->e_out, w->U, x->ldv, w->Uw, x->ldv);
+}
+
+/* S_out = e^{G_C} S_in + K^T (e^{G_C - G} . U) */
+static void advance(const head *x, const room *w, int n, float *S)
+{
+    gr_tile_gemm(x->K, x->V, n, w->KT, x->ldc, 1, w->Uw, x->ldv, S, x->ldv, 1.0f, w->e_all);
+}
+
+/* ---- forward [D1] ----------------------------------------------------------------------------------------------- */
+
+static void forward_chunk(const head *x, room *w, int64_t t, int n)
+{
+    const float *q = x->q + t * x->q_row;
+
+    load_gates(x, w, t, n);
+    pseudo_values(x, w, t, n, w->S, w->D);
+    write_strength(x, w, n, w->D);
+
+    /* O = e^G . (scale Q S_in) + (scale Q K^T . P) U */
+    gr_tile_gemm_lower(n, x->K, q, x->q_row, w->KT, x->ldc, w->A, x->ldc, x->scale, 0.0f);
+    weigh(x, w, w->A, n, 0, w->one, w->one);
+    gr_tile_gemm(n, x->V, x->K, q, x->q_row, 1, w->S, x->ldv, w->E, x->ldv, x->scale, 0.0f);
+    scale_rows(n, x->V, 1, w->e_in, w->E, x->ldv, w->E, x->ldv);
+    gr_tile_lower_gemm(n, x->V, w->A, x->ldc, w->U, x->ldv, w->E, x->ldv, 1.0f, 1.0f);
+    scale_rows(n, x->V, 1, NULL, w->E, x->ldv, x->o + t * x->o_row, x->o_row);
+
+    advance(x, w, n, w->S);
+}
+
+static int chunk_len(const head *x, int64_t t, int64_t end)
+{
+    return end - t < x->C ? (int)(end - t) : x->C;
+}
+
+static void forward_doc(const head *x, room *w, int64_t first, int64_t end, bool is_first, bool is_last)
+{
+    load_state(x, w->S, is_first ? x->state_in : NULL);
+    for (int64_t t = first; t < end; t += x->C) forward_chunk(x, w, t, chunk_len(x, t, end));
+    if (is_last && x->state_out) scale_rows(x->K, x->V, 1, NULL, w->S, x->ldv, x->state_out, x->V);
+}
+
+/* One token, as in decoding: the state is read once and written once. room: p [V], r [V]. */
+static void forward_token(const head *x, float *p, float *r)
+{
+    const int    V = x->V;
+    const float  e = gr_expf(x->g[0]), qk = dot(x->K, x->q, x->k);
+
+    memset(p, 0, (size_t)V * sizeof *p);
+    memset(r, 0, (size_t)V * sizeof *r);
+    if (x->state_in)
+        for (int i = 0; i < x->K; i++) {
+            const float *S = x->state_in + (int64_t)i * V, k = x->k[i], q = x->q[i];
+#pragma omp simd
+            for (int j = 0; j < V; j++) {
+                p[j] += k * S[j]; /* k S_in */
+                r[j] += q * S[j]; /* q S_in */
+            }
+        }
+#pragma omp simd
+    for (int j = 0; j < V; j++) {
+        p[j] = x->beta[0] * (x->v[j] - e * p[j]); /* u */
+        x->o[j] = x->scale * (e * r[j] + qk * p[j]);
+    }
+    if (x->state_out)
+        for (int i = 0; i < x->K; i++) {
+            const float *S = x->state_in ? x->state_in + (int64_t)i * V : NULL, k = x->k[i];
+            float       *out = x->state_out + (int64_t)i * V;
+#pragma omp simd
+            for (int j = 0; j < V; j++) out[j] = (S ? e * S[j] : 0.0f) + k * p[j];
+        }
+}
+
+/* ---- backward [D2] ---------------------------------------------------------------------------------------------- */
+
+/* Bring a chunk back: gates, U from D, q k d_o side by side, transposes, L (row form this time: beta_i P_ij <k_i, k_j>), A. */
+static void recall(const head *x, room *w, int64_t t, int n, const float *S, const float *D)
+{
+    const int K = x->K, V = x->V, ldk = x->ldk, ldv = x->ldv, ldc = x->ldc;
+
+    load_gates(x, w, t, n);
+    write_strength(x, w, n, D);
+    scale_rows(n, K, x->scale, NULL, x->q + t * x->q_row, x->q_row, w->Q, ldk);
+    scale_rows(n, K, 1, NULL, x->k + t * x->k_row, x->k_row, w->Kc, ldk);
+    scale_rows(n, V, 1, NULL, x->d_o + t * x->o_row, x->o_row, w->dO, ldv);
+    scale_rows(n, V, 1, w->e_in, w->dO, ldv, w->dOe, ldv);
+    gr_tile_transpose(n, K, w->Kc, ldk, w->KT, ldc);
+    gr_tile_transpose(n, V, w->U, ldv, w->UT, ldc);
+    gr_tile_transpose(K, V, S, ldv, w->ST, ldk);
+    gr_tile_transpose(K, V, w->dS, ldv, w->dST, ldk);
+    gr_tile_gemm_lower(n, K, w->Kc, ldk, w->KT, ldc, w->L, ldc, 1.0f, 0.0f);
+    weigh(x, w, w->L, n, 1, w->beta, w->one);
+    gr_tri_invert_blocks(n, w->L, ldc, w->inv);
+    gr_tile_gemm_lower(n, K, w->Q, ldk, w->KT, ldc, w->A, ldc, 1.0f, 0.0f);
+    weigh(x, w, w->A, n, 0, w->one, w->one);
+}
+
+/* w->dS is the gradient of the state after the chunk, then of the state S before it. D is from pseudo_values. */
+static void backward_chunk(const head *x, room *w, int64_t t, int n, const float *S, const float *D)
+{
+    const int K = x->K, V = x->V, ldk = x->ldk, ldv = x->ldv, ldc = x->ldc;
+    double    sum;
+
+    recall(x, w, t, n, S, D);
+
+    /* dU = A^T dO + e^{G_C - G} . (K dS_out);   X = Tm^T dU */
+    gr_tile_gemm(n, V, K, w->Kc, ldk, 1, w->dS, ldv, w->dU, ldv, 1.0f, 0.0f);
+    scale_rows(n, V, 1, w->e_out, w->dU, ldv, w->dU, ldv);
+    gr_tile_lower_t_gemm(n, V, w->A, ldc, w->dO, ldv, w->dU, ldv, 1.0f, 1.0f);
+    gr_tri_solve_t(n, V, w->L, ldc, w->inv, w->dU, ldv, w->X, ldv);
+
+    /* dbeta = <X, D>;   dV = beta . X;   Xe = beta e^G . X */
+    for (int i = 0; i < n; i++) {
+        const float *X = w->X + (int64_t)i * ldv, b = w->beta[i], be = b * w->e_in[i];
+        float       *Xe = w->Xe + (int64_t)i * ldv, *dv = x->dv + (t + i) * x->dv_row;
+
+        x->dbeta[(t + i) * x->n_head] = dot(V, X, D + (int64_t)i * ldv);
+#pragma omp simd
+        for (int j = 0; j < V; j++) {
+            dv[j] = b * X[j];
+            Xe[j] = be * X[j];
+        }
+    }
+
+    /* dA = (dO U^T) . P;   dKK = -stril(X U^T) . beta_i P;   dG from P's exponents */
+    memset(w->dG, 0, (size_t)n * sizeof *w->dG);
+    gr_tile_gemm_lower(n, V, w->dO, ldv, w->UT, ldc, w->dA, ldc, 1.0f, 0.0f);
+    weigh_back(x, w, w->dA, w->A, n, 0, w->one);
+    gr_tile_gemm_lower(n, V, w->X, ldv, w->UT, ldc, w->dL, ldc, -1.0f, 0.0f);
+    weigh_back(x, w, w->dL, w->L, n, 1, w->beta);
+
+    /* What comes through the states, and dG from its factors e^{G_i}, e^{G_C - G_i}, e^{G_C}:
+     * e^G . (dO S_in^T),   -beta e^G . (X S_in^T),   e^{G_C - G} . (U dS_out^T) */
+    gr_tile_gemm(n, K, V, w->dOe, ldv, 1, w->ST, ldk, w->dQ, ldk, 1.0f, 0.0f);
+    gr_tile_gemm(n, K, V, w->Xe, ldv, 1, w->ST, ldk, w->dKr, ldk, -1.0f, 0.0f);
+    gr_tile_gemm(n, K, V, w->Uw, ldv, 1, w->dST, ldk, w->dKw, ldk, 1.0f, 0.0f);
+    sum = (double)w->e_all * inner(K, V, S, w->dS, ldv);
+    for (int i = 0; i < n; i++) {
+        const int64_t at = (int64_t)i * ldk;
+        const double  out = i < n - 1 ? (double)dot(K, w->Kc + at, w->dKw + at) : 0.0; /* e^{G_C - G_C} is constant */
+
+        w->dG[i] += (double)dot(K, w->Q + at, w->dQ + at) + (double)dot(K, w->Kc + at, w->dKr + at) - out;
+        sum += out;
+    }
+    w->dG[n - 1] += sum;
+    sum = 0;
+    for (int i = n - 1; i >= 0; i--) x->dg[(t + i) * x->n_head] = (float)(sum += w->dG[i]); /* G_i holds g_t for all t <= i */
+
+    /* dQ~ += dA K;   read role dKr += dKK K;   write role dKw += dKK^T K + dA^T Q~;   dK = dKr + dKw */
+    gr_tile_lower_gemm(n, K, w->dA, ldc, w->Kc, ldk, w->dQ, ldk, 1.0f, 1.0f);
+    gr_tile_lower_gemm(n, K, w->dL, ldc, w->Kc, ldk, w->dKr, ldk, 1.0f, 1.0f);
+    gr_tile_lower_t_gemm(n, K, w->dL, ldc, w->Kc, ldk, w->dKw, ldk, 1.0f, 1.0f);
+    gr_tile_lower_t_gemm(n, K, w->dA, ldc, w->Q, ldk, w->dKw, ldk, 1.0f, 1.0f);
+    scale_rows(n, K, x->scale, NULL, w->dQ, ldk, x->dq + t * x->q_row, x->q_row);
+    for (int i = 0; i < n; i++) {
+        const float *r = w->dKr + (int64_t)i * ldk, *c = w->dKw + (int64_t)i * ldk;
+        float       *dk = x->dk + (t + i) * x->dk_row;
+#pragma omp simd
+        for (int j = 0; j < K; j++) dk[j] = r[j] + c[j];
+    }
+
+    /* dS_in = e^{G_C} dS_out + (e^G . Q~)^T dO - (beta e^G . K)^T X */
+    gr_tile_gemm(K, V, n, w->Q, 1, ldk, w->dOe, ldv, w->dS, ldv, 1.0f, w->e_all);
+    gr_tile_gemm(K, V, n, w->Kc, 1, ldk, w->Xe, ldv, w->dS, ldv, -1.0f, 1.0f);
+}
+
+/* Replay the states of the document, then walk back through its chunks. */
+static void backward_doc(const head *x, room *w, int64_t first, int64_t end, bool is_first, bool is_last)
+{
+    const int64_t n_chunk = (end - first + x->C - 1) / x->C, state = (int64_t)x->K * x->ldv, cv = (int64_t)x->C * x->ldv;
+
+    load_state(x, w->S, is_first ? x->state_in : NULL);
+    for (int64_t c = 0; c < n_chunk; c++) {
+        const int64_t t = first + c * x->C;
+        const int     n = chunk_len(x, t, end);
+        float        *S = w->S + c * state, *D = w->D + c * cv;
+
+        load_gates(x, w, t, n);
+        pseudo_values(x, w, t, n, S, D);
+        if (c == n_chunk - 1) break; /* nobody asks for the last state */
+        write_strength(x, w, n, D);
+        memcpy(S + state, S, (size_t)state * sizeof *S);
+        advance(x, w, n, S + state);
+    }
+    load_state(x, w->dS, is_last ? x->dstate_out : NULL);
+    for (int64_t c = n_chunk - 1; c >= 0; c--) {
+        const int64_t t = first + c * x->C;
+        backward_chunk(x, w, t, chunk_len(x, t, end), w->S + c * state, w->D + c * cv);
+    }
+    if (is_first && x->dstate_in) scale_rows(x->K, x->V, 1, NULL, w->dS, x->ldv, x->dstate_in, x->V);
+}
+
+/* ---- the core: (document, head) pairs in any order on any number of threads, each computed by one of them --------- */
+
+static void core_token(const gr_core_args *a)
+{
+    const gr_tensor tmp = gr_take3(a->scratch, GR_F32, a->n_head, 2, a->v_dim);
+
+    if (!tmp.data) return;
+#pragma omp parallel for if ((int64_t)a->n_head * a->k_dim * a->v_dim > GR_SERIAL)
+    for (int h = 0; h < a->n_head; h++) {
+        const head x = head_of(a, h);
+        float     *p = at(tmp, (int64_t)h * 2 * x.V);
+        forward_token(&x, p, p + x.V);
+    }
+}
+
+static void core_forward(const gr_core_args *a, gr_stream *stream)
+{
+    const gr_mark  mark = gr_arena_mark(a->scratch);
+    const head     any = head_of(a, 0);
+    const int64_t  n_task = (int64_t)a->seq->n_doc * a->n_head;
+    const int      n_thread = (int)(n_task < omp_get_max_threads() ? n_task : omp_get_max_threads());
+    room           unused;
+    const int64_t  size = furnish(&unused, NULL, &any, 0);
+    const int32_t *doc = a->seq->doc;
+    gr_tensor      rooms;
+
+    (void)stream;
+    if (a->seq->n == 1 && a->seq->n_doc == 1) {
+        core_token(a);
+        goto out;
+    }
+    rooms = gr_take2(a->scratch, GR_F32, n_thread, size);
+    if (!rooms.data) goto out;
+#pragma omp parallel num_threads(n_thread)
+    {
+        room w;
+
+        furnish(&w, at(rooms, omp_get_thread_num() * size), &any, 0);
+#pragma omp for schedule(dynamic, 1)
+        for (int64_t i = 0; i < n_task; i++) {
+            const int  d = (int)(i / a->n_head);
+            const head x = head_of(a, (int)(i % a->n_head));
+            forward_doc(&x, &w, doc[d], doc[d + 1], d == 0, d == a->seq->n_doc - 1);
+        }
+    }
+out:
+    gr_arena_release(a->scratch, mark);
+}
+
+/* y [N, G, D] = sum over the heads of each group of x [N, H, D], in the order of heads. */
+static void sum_groups(const gr_core_args *a, float *y, const float *x, int D)
+{
+    const int rep = a->n_head / a->n_kv_head;
+
+#pragma omp parallel for
+    for (int64_t i = 0; i < a->seq->n * a->n_kv_head; i++) {
+        float *yi = y + i * D;
+
+        memcpy(yi, x + i * rep * D, (size_t)D * sizeof *yi);
+        for (int r = 1; r < rep; r++) {
+            const float *xr = x + (i * rep + r) * D;
+#pragma omp simd
+            for (int j = 0; j < D; j++) yi[j] += xr[j];
+        }
+    }
+}
+
+static int64_t longest_doc(const gr_seq *seq)
+{
+    int64_t top = 1;
+
+    for (int d = 0; d < seq->n_doc; d++)
+        if (seq->doc[d + 1] - seq->doc[d] > top) top = seq->doc[d + 1] - seq->doc[d];
+    return top;
+}
+
+static void core_backward(const gr_core_args *a, gr_stream *stream)
+{
+    const gr_mark  mark = gr_arena_mark(a->scratch);
+    const head     any = head_of(a, 0);
+    const bool     grouped = a->n_head != a->n_kv_head;
+    const int64_t  n_task = (int64_t)a->seq->n_doc * a->n_head;
+    const int64_t  n_chunk = (longest_doc(a->seq) + a->chunk - 1) / a->chunk;
+    const int      n_thread = (int)(n_task < omp_get_max_threads() ? n_task : omp_get_max_threads());
+    room           unused;
+    const int64_t  size = furnish(&unused, NULL, &any, n_chunk);
+    const int32_t *doc = a->seq->doc;
+    gr_tensor      rooms, dk = a->dk, dv = a->dv; /* per head until they are summed over the group */
+
+    (void)stream;
+    rooms = gr_take2(a->scratch, GR_F32, n_thread, size);
+    if (grouped) {
+        dk = gr_take3(a->scratch, GR_F32, a->seq->n, a->n_head, a->k_dim);
+        dv = gr_take3(a->scratch, GR_F32, a->seq->n, a->n_head, a->v_dim);
+    }
+    if (!rooms.data || !dk.data || !dv.data) goto out;
+#pragma omp parallel num_threads(n_thread)
+    {
+        room w;
+
+        furnish(&w, at(rooms, omp_get_thread_num() * size), &any, n_chunk);
+#pragma omp for schedule(dynamic, 1)
+        for (int64_t i = 0; i < n_task; i++) {
+            const int d = (int)(i / a->n_head), h = (int)(i % a->n_head);
+            head      x = head_of(a, h);
+
+            x.dk = at(dk, (int64_t)h * a->k_dim), x.dk_row = (int64_t)a->n_head * a->k_dim;
+            x.dv = at(dv, (int64_t)h * a->v_dim), x.dv_row = (int64_t)a->n_head * a->v_dim;
+            backward_doc(&x, &w, doc[d], doc[d + 1], d == 0, d == a->seq->n_doc - 1);
+        }
+    }
+    if (grouped) {
+        sum_groups(a, a->dk.data, dk.data, a->k_dim);
+        sum_groups(a, a->dv.data, dv.data, a->v_dim);
+    }
+out:
+    gr_arena_release(a->scratch, mark);
+}
+
+const gr_mixer_core gr_gdn_cpu = {
+    .tol = 1e-5, /* fp32 against fp64; measured 1e-6 at most, whatever the length: decay forgets rounding as it forgets tokens */
+    .forward = core_forward,
+    .backward = core_backward,
+};
+
+/* ==== the layer, in terms of gr_ops and the core ==================================================================== */
 
 enum { W_Q, W_K, W_V, W_B, W_GK, A_LOG, DT_BIAS, CONV_Q, CONV_K, CONV_V, W_G, O_NORM, W_O, N_PARAM };
 
@@ -51,19 +588,6 @@ static void from_attention(const gr_mixer_spec *s, float *const *w, const float 
             w[W_G][i * hid + j] = 0.5f * (attn[ATTN_O][j * HD + i] + attn[ATTN_V][i / rep * hid + j]);
 }
 
-/* ---- shapes ------------------------------------------------------------------------------------------------------ */
-
-/* [N, heads, D] as one row per token, and as one row per head. */
-static gr_tensor tokens(gr_tensor x)
-{
-    return gr_as2(x, x.dim[0], gr_row(x));
-}
-
-static gr_tensor heads(gr_tensor x)
-{
-    return gr_as2(x, x.dim[0] * x.dim[1], x.dim[2]);
-}
-
 /* [channels, 1, W] as the convolution wants it. */
 static gr_tensor taps(gr_tensor w)
 {
@@ -73,11 +597,6 @@ static gr_tensor taps(gr_tensor w)
 static gr_tensor take_heads(gr_arena *a, const gr_mixer_ctx *c, int64_t N, int n_head)
 {
     return gr_take3(a, GR_F32, N, n_head, c->spec->head_dim);
-}
-
-static bool out_of_memory(const gr_mixer_ctx *c)
-{
-    return (c->keep && gr_arena_status(c->keep) != GR_OK) || gr_arena_status(c->scratch) != GR_OK;
 }
 
 /* ---- forward ----------------------------------------------------------------------------------------------------- */
@@ -115,20 +634,15 @@ static float beta_scale(const gr_mixer_ctx *c)
     return c->spec->neg_eigval ? 2.0f : 1.0f;
 }
 
-static void project(const gr_mixer_ctx *c, int i, gr_tensor y, gr_tensor x)
-{
-    c->op->gemm(y, x, false, c->w[i], true, 1.0f, 0.0f, c->stream);
-}
-
 /* Everything linear in x, and the gates. */
 static void projections(const gr_mixer_ctx *c, const gr_tensor *t, gr_tensor x)
 {
-    project(c, W_Q, tokens(t[T_Q]), x);
-    project(c, W_K, tokens(t[T_K]), x);
-    project(c, W_V, tokens(t[T_V]), x);
-    project(c, W_G, tokens(t[T_Z]), x);
-    project(c, W_GK, t[T_A], x);
-    project(c, W_B, t[T_BETA], x);
+    gr_project(c, W_Q, gr_token_rows(t[T_Q]), x);
+    gr_project(c, W_K, gr_token_rows(t[T_K]), x);
+    gr_project(c, W_V, gr_token_rows(t[T_V]), x);
+    gr_project(c, W_G, gr_token_rows(t[T_Z]), x);
+    gr_project(c, W_GK, t[T_A], x);
+    gr_project(c, W_B, t[T_BETA], x);
     c->op->decay(t[T_DECAY], t[T_A], c->w[A_LOG], c->w[DT_BIAS], c->stream);
     c->op->sigmoid(t[T_BETA], t[T_BETA], beta_scale(c), c->stream);
 }
@@ -139,10 +653,10 @@ static void core_inputs(const gr_mixer_ctx *c, const inputs *in, const gr_tensor
     const gr_tensor out[] = {in->q, in->k, in->v};
 
     for (int i = 0; i < 3; i++)
-        c->op->conv(tokens(out[i]), tokens(t[T_Q + i]), taps(c->w[CONV_Q + i]), gr_none(), history ? history[i] : gr_none(), seq,
+        c->op->conv(gr_token_rows(out[i]), gr_token_rows(t[T_Q + i]), taps(c->w[CONV_Q + i]), gr_none(), history ? history[i] : gr_none(), seq,
                     c->stream);
-    c->op->l2norm(heads(in->q), in->q_rs, heads(in->q), L2_EPS, c->stream);
-    c->op->l2norm(heads(in->k), in->k_rs, heads(in->k), L2_EPS, c->stream);
+    c->op->l2norm(gr_head_rows(in->q), in->q_rs, gr_head_rows(in->q), L2_EPS, c->stream);
+    c->op->l2norm(gr_head_rows(in->k), in->k_rs, gr_head_rows(in->k), L2_EPS, c->stream);
 }
 
 static gr_core_args core_args(const gr_mixer_ctx *c, const inputs *in, const gr_tensor *t, const gr_seq *seq)
@@ -159,7 +673,7 @@ static gr_core_args core_args(const gr_mixer_ctx *c, const inputs *in, const gr_
 /* h = rmsnorm(o) silu(z), which the output projection reads. */
 static void gated_output(const gr_mixer_ctx *c, gr_tensor h, gr_tensor rstd, const gr_tensor *t)
 {
-    c->op->gated_norm(heads(h), rstd, heads(t[T_O]), heads(t[T_Z]), c->w[O_NORM], O_EPS, c->stream);
+    c->op->gated_norm(gr_head_rows(h), rstd, gr_head_rows(t[T_O]), gr_head_rows(t[T_Z]), c->w[O_NORM], O_EPS, c->stream);
 }
 
 static void forward(const gr_mixer_ctx *c, gr_tensor y, gr_tensor x, gr_tape *tape)
@@ -173,36 +687,29 @@ static void forward(const gr_mixer_ctx *c, gr_tensor y, gr_tensor x, gr_tape *ta
     take_tape(tape ? c->keep : c->scratch, c, N, t->t);
     in = take_inputs(c, N);
     rstd = gr_take1(c->scratch, GR_F32, N * c->spec->n_head);
-    if (!out_of_memory(c)) {
+    if (!gr_out_of_memory(c)) {
         const gr_core_args a = core_args(c, &in, t->t, c->seq);
 
         projections(c, t->t, x);
         core_inputs(c, &in, t->t, c->seq, NULL);
         c->core->forward(&a, c->stream);
         gated_output(c, in.q, rstd, t->t); /* q has been read: its memory serves for h */
-        project(c, W_O, y, tokens(in.q));
+        gr_project(c, W_O, y, gr_token_rows(in.q));
     }
     gr_arena_release(c->scratch, mark);
 }
 
 /* ---- backward ---------------------------------------------------------------------------------------------------- */
 
-/* y = x W^T:  dW += dy^T x,  dx = dy W + beta dx. */
-static void project_back(const gr_mixer_ctx *c, int i, gr_tensor dx, gr_tensor dy, gr_tensor x, float beta)
-{
-    if (c->dw[i].data) c->op->gemm(c->dw[i], dy, true, x, false, 1.0f, 1.0f, c->stream);
-    if (dx.data) c->op->gemm(dx, dy, false, c->w[i], false, 1.0f, beta, c->stream);
-}
-
 /* From gradients of the core's inputs (in `d`, overwritten) to those of the raw projections `raw`. */
 static void core_inputs_back(const gr_mixer_ctx *c, const gr_tensor raw[3], const inputs *d, const inputs *in, const gr_tensor *t)
 {
     const gr_tensor dy[] = {d->q, d->k, d->v};
 
-    c->op->l2norm_back(heads(d->q), heads(d->q), heads(in->q), in->q_rs, c->stream);
-    c->op->l2norm_back(heads(d->k), heads(d->k), heads(in->k), in->k_rs, c->stream);
+    c->op->l2norm_back(gr_head_rows(d->q), gr_head_rows(d->q), gr_head_rows(in->q), in->q_rs, c->stream);
+    c->op->l2norm_back(gr_head_rows(d->k), gr_head_rows(d->k), gr_head_rows(in->k), in->k_rs, c->stream);
     for (int i = 0; i < 3; i++)
-        c->op->conv_back(tokens(raw[i]), taps(c->dw[CONV_Q + i]), gr_none(), gr_none(), tokens(dy[i]), tokens(t[T_Q + i]),
+        c->op->conv_back(gr_token_rows(raw[i]), taps(c->dw[CONV_Q + i]), gr_none(), gr_none(), gr_token_rows(dy[i]), gr_token_rows(t[T_Q + i]),
                          taps(c->w[CONV_Q + i]), gr_none(), gr_none(), c->seq, c->stream);
 }
 
@@ -216,14 +723,14 @@ static void backward(const gr_mixer_ctx *c, gr_tensor dx, gr_tensor dy, gr_tenso
     const gr_tensor  d_o = take_heads(c->scratch, c, N, c->spec->n_head), dz = take_heads(c->scratch, c, N, c->spec->n_head);
     const gr_tensor  dg = gr_take2(c->scratch, GR_F32, N, H), dbeta = gr_take2(c->scratch, GR_F32, N, H);
 
-    if (!out_of_memory(c)) {
+    if (!gr_out_of_memory(c)) {
         const gr_tensor raw[3] = {in.q, in.k, in.v}; /* free again by the time the convolutions go backward */
         gr_core_args    a = core_args(c, &in, t, c->seq);
 
         /* y = h W_O^T,  h = rmsnorm(o) silu(z) */
         gated_output(c, h, rstd, t);
-        project_back(c, W_O, tokens(d.q), dy, tokens(h), 0.0f); /* d.q serves for dh */
-        c->op->gated_norm_back(heads(d_o), heads(dz), c->dw[O_NORM], heads(d.q), heads(t[T_O]), rstd, heads(t[T_Z]),
+        gr_project_back(c, W_O, gr_token_rows(d.q), dy, gr_token_rows(h), 0.0f); /* d.q serves for dh */
+        c->op->gated_norm_back(gr_head_rows(d_o), gr_head_rows(dz), c->dw[O_NORM], gr_head_rows(d.q), gr_head_rows(t[T_O]), rstd, gr_head_rows(t[T_Z]),
                                c->w[O_NORM], c->stream);
 
         core_inputs(c, &in, t, c->seq, NULL);
@@ -234,12 +741,12 @@ static void backward(const gr_mixer_ctx *c, gr_tensor dx, gr_tensor dy, gr_tenso
         c->op->decay_back(dg, c->dw[A_LOG], c->dw[DT_BIAS], dg, t[T_DECAY], t[T_A], c->w[A_LOG], c->w[DT_BIAS], c->stream);
         c->op->sigmoid_back(dbeta, dbeta, t[T_BETA], beta_scale(c), c->stream);
 
-        project_back(c, W_Q, dx, tokens(raw[0]), x, 0.0f);
-        project_back(c, W_K, dx, tokens(raw[1]), x, 1.0f);
-        project_back(c, W_V, dx, tokens(raw[2]), x, 1.0f);
-        project_back(c, W_G, dx, tokens(dz), x, 1.0f);
-        project_back(c, W_GK, dx, dg, x, 1.0f);
-        project_back(c, W_B, dx, dbeta, x, 1.0f);
+        gr_project_back(c, W_Q, dx, gr_token_rows(raw[0]), x, 0.0f);
+        gr_project_back(c, W_K, dx, gr_token_rows(raw[1]), x, 1.0f);
+        gr_project_back(c, W_V, dx, gr_token_rows(raw[2]), x, 1.0f);
+        gr_project_back(c, W_G, dx, gr_token_rows(dz), x, 1.0f);
+        gr_project_back(c, W_GK, dx, dg, x, 1.0f);
+        gr_project_back(c, W_B, dx, dbeta, x, 1.0f);
     }
     gr_arena_release(c->scratch, mark);
 }
@@ -281,7 +788,7 @@ static void step(const gr_mixer_ctx *c, gr_tensor y, gr_tensor x, gr_mixer_state
     take_tape(c->scratch, c, 1, t);
     in = take_inputs(c, 1);
     rstd = gr_take1(c->scratch, GR_F32, c->spec->n_head);
-    if (!out_of_memory(c)) {
+    if (!gr_out_of_memory(c)) {
         gr_core_args a = core_args(c, &in, t, &one);
 
         projections(c, t, x);
@@ -290,7 +797,7 @@ static void step(const gr_mixer_ctx *c, gr_tensor y, gr_tensor x, gr_mixer_state
         a.state_in = a.state_out = state->t[STATE];
         c->core->forward(&a, c->stream);
         gated_output(c, in.q, rstd, t);
-        project(c, W_O, y, tokens(in.q));
+        gr_project(c, W_O, y, gr_token_rows(in.q));
     }
     gr_arena_release(c->scratch, mark);
 }
