@@ -26,7 +26,7 @@ int main(int argc, char **argv)
     GR_TRY(gr_product_open(&product, run, *run->cfg->start.weights ? run->cfg->start.weights : run->cfg->start.config));
     if (product.finished) goto out;
     GR_TRY(gr_start_model(&model, run));
-    GR_TRY(gr_loader_open(&loader, run->comm, run->ops, &run->cfg->data, &run->cfg->train, "", model->spec.vocab));
+    GR_TRY(gr_loader_open(&loader, run->comm, run->mesh->data, run->ops, &run->cfg->data, &run->cfg->train, "", model->spec.vocab));
     GR_TRY(gr_trainer_open(&trainer, run, model, 3));
     GR_TRY(gr_heldout_open(&heldout, run));
 

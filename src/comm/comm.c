@@ -86,19 +86,34 @@ int gr_comm_size(const gr_comm *c)
     return c ? c->size : 1;
 }
 
-gr_status gr_comm_split_host(const gr_comm *parent, gr_comm **host)
+/* [collective] Takes over `mpi`, a part of `parent`. */
+static gr_status part(const gr_comm *parent, MPI_Comm mpi, gr_comm **out)
 {
     gr_status st = GR_OK;
     gr_comm  *c = NULL;
-    MPI_Comm  mpi;
 
-    GR_MPI(MPI_Comm_split_type(parent->mpi, MPI_COMM_TYPE_SHARED, parent->rank, MPI_INFO_NULL, &mpi));
     GR_TRY(gr_agree(parent, comm_open(&c, mpi)));
-    *host = c;
+    *out = c;
     c = NULL;
 out:
     gr_comm_close(&c);
     return st;
+}
+
+gr_status gr_comm_split(const gr_comm *parent, int colour, gr_comm **group)
+{
+    MPI_Comm mpi;
+
+    GR_MPI(MPI_Comm_split(parent->mpi, colour, parent->rank, &mpi));
+    return part(parent, mpi, group);
+}
+
+gr_status gr_comm_split_host(const gr_comm *parent, gr_comm **host)
+{
+    MPI_Comm mpi;
+
+    GR_MPI(MPI_Comm_split_type(parent->mpi, MPI_COMM_TYPE_SHARED, parent->rank, MPI_INFO_NULL, &mpi));
+    return part(parent, mpi, host);
 }
 
 void gr_comm_close(gr_comm **c)

@@ -27,6 +27,9 @@ void gr_comm_finalize(gr_comm **world);
 int gr_comm_rank(const gr_comm *c);
 int gr_comm_size(const gr_comm *c);
 
+/** [collective] Ranks of equal colour as a group of their own, in the same order. */
+gr_status gr_comm_split(const gr_comm *parent, int colour, gr_comm **group);
+
 /** [collective] Ranks of the same host as a group of their own. */
 gr_status gr_comm_split_host(const gr_comm *parent, gr_comm **host);
 void      gr_comm_close(gr_comm **c);

@@ -26,7 +26,7 @@ out:
     return st;
 }
 
-gr_status gr_loader_open(gr_loader **out, const gr_comm *c, const gr_ops *ops, const gr_cfg_data *data, const gr_cfg_train *train,
+gr_status gr_loader_open(gr_loader **out, const gr_comm *c, const gr_comm *data_ranks, const gr_ops *ops, const gr_cfg_data *data, const gr_cfg_train *train,
                          const char *logits_dir, int64_t vocab)
 {
     gr_status  st = GR_OK;
@@ -41,8 +41,8 @@ gr_status gr_loader_open(gr_loader **out, const gr_comm *c, const gr_ops *ops, c
     l->batch = train->batch;
     l->micro_batch = data->micro_batch;
     l->seed = (uint64_t)train->seed;
-    l->rank = gr_comm_rank(c);
-    l->size = gr_comm_size(c);
+    l->rank = gr_comm_rank(data_ranks);
+    l->size = gr_comm_size(data_ranks);
     l->n_window = (gr_shards_tokens(l->shards) - 1) / l->context;
     GR_CHECK0(gr_shards_corpus(l->shards)->vocab_size <= vocab, GR_ERR_INPUT, "%s: the tokenizer has %lld ids, the model only %lld", data->shards,
              (long long)gr_shards_corpus(l->shards)->vocab_size, (long long)vocab);

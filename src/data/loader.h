@@ -13,9 +13,9 @@ GR_C_BEGIN
 
 typedef struct gr_loader gr_loader;
 
-/** [collective] Open the corpus (and the logits store, unless its directory is "") and check that they belong together and to the model: vocabulary
+/** [collective over `c`] `data_ranks` share the batches (comm/mesh.h). Open the corpus (and the logits store, unless its directory is "") and check that they belong together and to the model: vocabulary
  * `vocab`, corpus digest, context. GR_ERR_INPUT or GR_ERR_CONFIG says what does not fit. */
-gr_status gr_loader_open(gr_loader **l, const gr_comm *c, const gr_ops *ops, const gr_cfg_data *data, const gr_cfg_train *train,
+gr_status gr_loader_open(gr_loader **l, const gr_comm *c, const gr_comm *data_ranks, const gr_ops *ops, const gr_cfg_data *data, const gr_cfg_train *train,
                          const char *logits_dir, int64_t vocab);
 void      gr_loader_close(gr_loader **l);
 

@@ -115,6 +115,7 @@ static void run_free(gr_run **run)
     if (!*run) return;
     cfg = (gr_config *)(*run)->cfg;
     gr_progress_close(*run);
+    gr_mesh_close(&(*run)->mesh);
     gr_config_close(&cfg);
     gr_free(&(*run)->config_text);
     gr_free(run);
@@ -122,6 +123,7 @@ static void run_free(gr_run **run)
 
 gr_status gr_run_open(gr_run **out, int argc, char **argv, const char *program)
 {
+    static const int  by_data[GR_AXES] = {[GR_PIPE] = 1, [GR_SHARD] = 1, [GR_SEQUENCE] = 1};
     gr_status         st = GR_OK;
     gr_run           *run = NULL;
     gr_config        *cfg = NULL;
@@ -148,6 +150,7 @@ gr_status gr_run_open(gr_run **out, int argc, char **argv, const char *program)
     *run = (gr_run){.comm = process.world, .cfg = cfg, .program = prog->name, .config_text = text, .start_s = gr_now()};
     cfg = NULL;
     text = NULL;
+    GR_TRY(gr_mesh_open(&run->mesh, run->comm, by_data));
     GR_TRY(set_threads(run, &hosts));
     GR_TRY(open_backend(run, note, sizeof note));
     GR_TRY(gr_agree(process.world, gr_progress_open(run)));

@@ -11,6 +11,7 @@
 #ifndef GR_RUN_RUN_H
 #define GR_RUN_RUN_H
 #include "comm/comm.h"
+#include "comm/mesh.h"
 #include "config/config.h"
 #include "kernels/backend.h"
 #include "util/status.h"
@@ -19,6 +20,7 @@ GR_C_BEGIN
 
 typedef struct gr_run {
     gr_comm            *comm;        /**< all ranks                                              */
+    gr_mesh            *mesh;        /**< how they divide the work: all of them by data, today   */
     const gr_config    *cfg;         /**< resolved; the same on all ranks                        */
     const char         *program;     /**< "align"                                                */
     const char         *config_text; /**< resolved configuration as YAML, for outputs            */

@@ -179,7 +179,7 @@ gr_status gr_trainer_update(gr_trainer *t, double grad_scale, gr_step *done)
 
     /* On cpu gradients are host memory; another backend reduces through its own communicator. */
     for (int64_t i = 0; i < ps->n_unit; i++)
-        if (ps->unit[i].grad.data) gr_sum_f32(t->run->comm, ps->unit[i].grad.data, ps->unit[i].n);
+        if (ps->unit[i].grad.data) gr_sum_f32(t->run->mesh->data, ps->unit[i].grad.data, ps->unit[i].n);
     done->grad_norm = gr_grad_norm(ps, gr_rows(t->sum, 0, 1), grad_scale);
     GR_CHECK0(isfinite(done->loss) && isfinite(done->grad_norm), GR_ERR_NUMERIC,
               "step %lld: loss %g, gradient norm %g: not finite; the last checkpoint is intact, a lower optim.lr may help", (long long)t->step,

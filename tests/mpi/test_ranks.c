@@ -14,6 +14,7 @@ enum { BATCH = 8, CONTEXT = 24, STEPS = 20 };
 
 typedef struct rig {
     gr_run      run;
+    gr_mesh     mesh;
     gr_config   cfg;
     gr_model   *model;
     gr_loader  *loader;
@@ -29,9 +30,10 @@ static void rig_open(rig *r, gr_comm *c, const char *config, const char *corpus)
     r->cfg.train = (gr_cfg_train){.steps = STEPS, .batch = BATCH, .only = "*", .seed = 5, .log_every = 1000};
     r->cfg.optim = (gr_cfg_optim){.lr = 3e-3, .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .weight_decay = 0.1, .clip = 1.0};
     r->cfg.schedule = (gr_cfg_schedule){.kind = "cosine", .warmup = 3, .min_ratio = 0.1};
-    r->run = (gr_run){.comm = c, .cfg = &r->cfg, .program = "test", .config_text = "", .threads = 1, .ops = &gr_ops_cpu};
+    r->mesh.data = c;
+    r->run = (gr_run){.comm = c, .mesh = &r->mesh, .cfg = &r->cfg, .program = "test", .config_text = "", .threads = 1, .ops = &gr_ops_cpu};
     CHECK(gr_model_create(&r->model, c, &gr_ops_cpu, config, "", "*", 7) == GR_OK, "model");
-    CHECK(gr_loader_open(&r->loader, c, &gr_ops_cpu, &r->cfg.data, &r->cfg.train, "", TINY_VOCAB) == GR_OK, "loader");
+    CHECK(gr_loader_open(&r->loader, c, c, &gr_ops_cpu, &r->cfg.data, &r->cfg.train, "", TINY_VOCAB) == GR_OK, "loader");
     r->t = (gr_trainer){.run = &r->run, .ops = &gr_ops_cpu, .model = r->model, .host_sum = r->sums, .n_sum = 3};
     r->t.sum = gr_view1(NULL, GR_F64, 3);
     CHECK(gr_ops_cpu.alloc(&r->t.sum.data, 3 * sizeof(double), "sums") == GR_OK, "sums");
