@@ -32,7 +32,7 @@ int main(int argc, char **argv)
     if (product.finished) goto out;
     GR_TRY(gr_model_open(&model, run->comm, run->ops, run->cfg->model.weights, GR_WHOLE, run->cfg->train.only, 0));
     GR_TRY(gr_loader_open(&loader, run->comm, run->mesh->data, run->ops, &run->cfg->data, &run->cfg->train, run->cfg->distill.logits, model->spec.vocab));
-    GR_TRY(gr_trainer_open(&trainer, run, model, 3));
+    GR_TRY(gr_trainer_open(&trainer, run, model, NULL, loader, 3));
     GR_TRY(gr_heldout_open(&heldout, run));
 
     while (gr_trainer_more(trainer, &done)) {

@@ -11,19 +11,21 @@
 
 GR_C_BEGIN
 
+/* All three: GR_ERR_NOMEM, logged, when a tile does not fit; nothing is computed then. */
+
 /** [local] h [N, hid], head [V, hid]; sums over positions, not means: the step divides once, after the global reduction.
  * @param[out] dh     d loss / d h = [N, hid], or none: values only
  * @param[out] dhead  += [V, hid], or none: the head is frozen
  * @param[out] sum    F64 [3] += { cross-entropy, KL, positions }, nats
  */
-void gr_token_loss(const gr_ops *op, gr_arena *scratch, gr_tensor dh, gr_tensor dhead, gr_tensor sum, gr_tensor h, gr_tensor head,
+gr_status gr_token_loss(const gr_ops *op, gr_arena *scratch, gr_tensor dh, gr_tensor dhead, gr_tensor sum, gr_tensor h, gr_tensor head,
                    const gr_targets *t);
 
 /** [local] The k most likely next tokens of every row; outputs as in gr_ops.top_k, N rows. */
-void gr_token_top_k(const gr_ops *op, gr_arena *scratch, gr_tensor id, gr_tensor lp, gr_tensor tail, gr_tensor h, gr_tensor head);
+gr_status gr_token_top_k(const gr_ops *op, gr_arena *scratch, gr_tensor id, gr_tensor lp, gr_tensor tail, gr_tensor h, gr_tensor head);
 
 /** [local] sum F64 [2] += { full KL(teacher || student) [nats], positions } where id I32 [N] >= 0. */
-void gr_token_kl(const gr_ops *op, gr_arena *scratch, gr_tensor sum, gr_tensor h_student, gr_tensor head_student, gr_tensor h_teacher,
+gr_status gr_token_kl(const gr_ops *op, gr_arena *scratch, gr_tensor sum, gr_tensor h_student, gr_tensor head_student, gr_tensor h_teacher,
                  gr_tensor head_teacher, gr_tensor id);
 
 /** Rows of a tile: as many as keep its logits within 64 MiB, at least 16. */

@@ -2,6 +2,7 @@
 #include "model/model.h"
 #include "store/safetensors.h"
 #include "util/fs.h"
+#include "util/half.h"
 #include "util/json.h"
 #include "util/mem.h"
 #include <stdio.h>
@@ -90,16 +91,13 @@ static void file_name(const exporter *ex, int file, char name[64])
         snprintf(name, 64, "model-%05d-of-%05d.safetensors", file + 1, ex->n_file);
 }
 
-/* Round to nearest, ties to even, in place: the first half of the memory becomes the result. Finite by gr_weights_read. */
+/* In place: the first half of the memory becomes the result. */
 static void narrow(void *data, int64_t n)
 {
-    const uint32_t *f = data;
-    uint16_t       *h = data;
+    const float *f = data;
+    uint16_t    *h = data;
 
-    for (int64_t i = 0; i < n; i++) {
-        const uint32_t x = f[i];
-        h[i] = (uint16_t)((x + 0x7fff + (x >> 16 & 1)) >> 16);
-    }
+    for (int64_t i = 0; i < n; i++) h[i] = gr_bf16_of_f32(f[i]);
 }
 
 static gr_status copy_tensor(exporter *ex, const gr_st_plan *plan, const char *tmp, int64_t i)
@@ -205,24 +203,29 @@ out:
 
 /* ---- the whole ------------------------------------------------------------------------------------------- */
 
-/* Does `dir` hold an export of these very weights? */
-static gr_status exported(const char *dir, const char *seal, bool *done)
+/* What the directory says of itself, in graft.json: written last but one, compared when export runs again. */
+static json_t *identity(const gr_cfg_export *cfg, const gr_weights *from)
 {
-    gr_status   st = GR_OK;
-    char        path[GR_PATH_MAX];
-    json_t     *o = NULL;
-    const char *there = NULL;
+    return json_pack("{s:s, s:s, s:I}", "weights", gr_weights_seal(from), "dtype", cfg->dtype, "shard_mib", (json_int_t)cfg->shard_mib);
+}
+
+/* Does `dir` hold this very export? */
+static gr_status exported(const char *dir, const json_t *mark, bool *done)
+{
+    gr_status st = GR_OK;
+    char      path[GR_PATH_MAX];
+    json_t   *there = NULL;
 
     *done = false;
     if (!gr_exists(dir)) goto out;
     GR_TRY(gr_path(path, "%s/graft.json", dir));
     GR_CHECK(gr_exists(path), GR_ERR_CONFIG, "%s exists and is no export of Graft's; choose another run.out", dir);
-    GR_TRY(gr_json_load(path, &o));
-    GR_TRY(gr_json_get_str(o, path, "weights", &there));
-    GR_CHECK(!strcmp(there, seal), GR_ERR_CONFIG, "%s is an export of weights %s, not of %s; choose another run.out, or remove it", dir, there, seal);
+    GR_TRY(gr_json_load(path, &there));
+    GR_CHECK(json_equal(there, mark), GR_ERR_CONFIG, "%s holds another export (other weights, or other options); choose another run.out, or remove it",
+             dir);
     *done = true;
 out:
-    json_decref(o);
+    json_decref(there);
     return st;
 }
 
@@ -261,9 +264,10 @@ gr_status gr_export(const gr_comm *c, const char *weights, const gr_cfg_export *
     json_t          *mark = NULL;
 
     GR_TRY(gr_weights_open(&ex.from, c, weights));
+    mark = identity(cfg, ex.from);
     if (gr_comm_rank(c) == 0) {
         bool same = false;
-        st = exported(dir, gr_weights_seal(ex.from), &same);
+        st = exported(dir, mark, &same);
         done = same;
     }
     GR_TRY(gr_agree(c, st));
@@ -275,7 +279,6 @@ gr_status gr_export(const gr_comm *c, const char *weights, const gr_cfg_export *
     GR_TRY(gr_agree(c, prepare(&ex, cfg, dir, tmp, &spec, &mixer)));
     for (int f = 0; f < ex.n_file; f++) GR_TRY(write_file(&ex, tmp, f));
     if (gr_comm_rank(c) == 0) {
-        mark = json_pack("{s:s, s:s}", "weights", gr_weights_seal(ex.from), "source", gr_weights_path(ex.from));
         st = write_small(&ex, tmp, &spec, mixer);
         if (st == GR_OK) st = write_json(mark, tmp, "graft.json");
         if (st == GR_OK) st = gr_publish(tmp, dir);

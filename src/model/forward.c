@@ -69,7 +69,7 @@ void gr_model_mixer_backward(gr_model *m, int layer, const gr_seq *seq, gr_tenso
 }
 
 /* Arenas remember that memory ran out; kernels must not see the views they gave then. */
-static gr_status memory(const gr_model *m)
+gr_status gr_model_memory(const gr_model *m)
 {
     const gr_status keep = gr_arena_status(m->keep);
 
@@ -97,11 +97,11 @@ static gr_status block_forward(gr_model *m, int i, const gr_seq *seq, gr_tensor 
     t->g = gr_take2(a, GR_F32, n, ffn);
     t->u = gr_take2(a, GR_F32, n, ffn);
     next = gr_take2(a, GR_F32, n, hid);
-    GR_TRY(memory(m));
+    GR_TRY(gr_model_memory(m));
 
     m->ops->rmsnorm(t->n1, t->rstd1, x, w(m, b->norm1), eps, NULL);
     gr_model_mixer_forward(m, i, seq, m->rope_cs, y, t->n1, keep ? &t->mixer : NULL);
-    GR_TRY(memory(m));
+    GR_TRY(gr_model_memory(m));
     if (tap) tap(user, i, t->n1, y);
     m->ops->add(y, x, NULL);
 
@@ -110,7 +110,7 @@ static gr_status block_forward(gr_model *m, int i, const gr_seq *seq, gr_tensor 
     linear(m, t->u, t->n2, w(m, b->up));
     mark = gr_arena_mark(m->scratch);
     h = gr_take2(m->scratch, GR_F32, n, ffn);
-    GR_TRY(memory(m));
+    GR_TRY(gr_model_memory(m));
     m->ops->swiglu(h, t->g, t->u, NULL);
     linear(m, next, h, w(m, b->down));
     if (keep) gr_arena_release(m->scratch, mark);
@@ -130,7 +130,7 @@ gr_status gr_model_forward(gr_model *m, gr_tensor ids, const gr_seq *seq, bool k
 
     m->rope_cs = gr_take2(m->keep, GR_F32, n, m->spec.head_dim);
     m->rstd_out = gr_take1(m->keep, GR_F32, n);
-    GR_TRY(memory(m));
+    GR_TRY(gr_model_memory(m));
     m->ops->rope_table(m->rope_cs, seq->pos, m->inv_freq, NULL);
     m->ops->embed(x, w(m, m->at.embed), ids, NULL);
     for (int i = 0; i < m->spec.n_layer; i++) {
@@ -161,7 +161,7 @@ static gr_status block_backward(gr_model *m, int i, const gr_seq *seq, gr_tensor
     gr_tensor       h = gr_take2(m->scratch, GR_F32, n, ffn), dh = gr_take2(m->scratch, GR_F32, n, ffn);
     gr_tensor       dn = gr_take2(m->scratch, GR_F32, n, hid);
 
-    GR_TRY(memory(m));
+    GR_TRY(gr_model_memory(m));
     m->ops->swiglu(h, t->g, t->u, NULL);
     linear_back(m, dh, dw(m, b->down), dx, h, w(m, b->down), 0.0f);
     m->ops->swiglu_back(t->g, t->u, dh, t->g, t->u, NULL); /* the tape's g and u become their gradients */
@@ -176,7 +176,7 @@ static gr_status block_backward(gr_model *m, int i, const gr_seq *seq, gr_tensor
         m->ops->rmsnorm_back(dn, dw(m, b->norm1), dn, t->x_in, t->rstd1, w(m, b->norm1), NULL);
         m->ops->add(dx, dn, NULL);
     }
-    GR_TRY(memory(m));
+    GR_TRY(gr_model_memory(m));
 out:
     gr_arena_release(m->scratch, mark);
     return st;

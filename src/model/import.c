@@ -1,5 +1,6 @@
 #include "model/import.h"
 #include "model/model.h"
+#include "store/finite.h"
 #include "store/safetensors.h"
 #include "util/fs.h"
 #include "util/mem.h"
@@ -18,17 +19,6 @@ typedef struct importer {
     gr_tensor_info *info;
 } importer;
 
-/* Index of the first element that is NaN or Inf, or -1. All three types keep their exponent in one field: all ones means not finite. */
-static int64_t first_not_finite(gr_dtype t, const void *data, int64_t n)
-{
-    const uint16_t *h = data, half = t == GR_BF16 ? 0x7f80 : 0x7c00;
-    const uint32_t *f = data;
-
-    for (int64_t i = 0; i < n; i++)
-        if (t == GR_F32 ? (f[i] & 0x7f800000u) == 0x7f800000u : (h[i] & half) == half) return i;
-    return -1;
-}
-
 static gr_status give(void *user, int64_t i, int64_t first, int64_t count, void *data)
 {
     gr_status             st = GR_OK;
@@ -38,7 +28,7 @@ static gr_status give(void *user, int64_t i, int64_t first, int64_t count, void 
 
     for (int d = 1; d < t->rank; d++) row *= t->dim[d];
     GR_TRY(gr_st_read(im->st, t->name, first, count, data));
-    bad = first_not_finite(t->dtype, data, count * row);
+    bad = gr_first_not_finite(t->dtype, data, count * row);
     GR_CHECK(bad < 0, GR_ERR_INPUT, "tensor %s: element %lld is NaN or infinite", t->name, (long long)(first * row + bad));
 out:
     return st;

@@ -91,6 +91,9 @@ void gr_model_mixer_forward(gr_model *m, int layer, const gr_seq *seq, gr_tensor
 void gr_model_mixer_backward(gr_model *m, int layer, const gr_seq *seq, gr_tensor rope_cs, gr_tensor dx, gr_tensor dy, gr_tensor x,
                              const gr_tape *tape);
 
+/** [local] GR_ERR_NOMEM when activations of this micro-batch did not fit (logged when it happened). */
+gr_status gr_model_memory(const gr_model *m);
+
 /** [local] Forget tapes and temporaries of the micro-batch. */
 gr_status gr_model_reset(gr_model *m);
 

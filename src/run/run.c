@@ -132,13 +132,14 @@ gr_status gr_run_open(gr_run **out, int argc, char **argv, const char *program)
     int               size;
     char              note[160] = "";
     const gr_program *prog = gr_program_find(program);
-    gr_status         caught = gr_stop_catch();
+    const bool        stops = prog && (strstr(prog->sections, "checkpoint") || strstr(prog->sections, "logits"));
+    gr_status         caught = gr_stop_catch(stops);
 
     *out = NULL;
     GR_TRY(gr_comm_init(&process.world, &argc, &argv));
     process.live = gr_mem_live();
     gr_log_identity(prog ? prog->command : program, gr_comm_rank(process.world));
-    if (caught == GR_OK) caught = gr_stop_catch();
+    if (caught == GR_OK) caught = gr_stop_catch(stops);
     GR_TRY(gr_agree(process.world, caught));
 
     GR_TRY(resolve(argc, argv, program, &text));

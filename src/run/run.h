@@ -43,7 +43,7 @@ gr_status gr_run_open(gr_run **run, int argc, char **argv, const char *program);
  * environment says GR_LEAKS=fatal (tests). */
 int gr_run_close(gr_run **run, gr_status st);
 
-/** [local] 1 after SIGTERM, SIGUSR1 or SIGINT (a second SIGINT ends the process). Ranks agree by adding it to the step's reduction: never
+/** [local] In training programs and graft-teacher: 1 after SIGTERM, SIGUSR1 or SIGINT (a second SIGINT ends the process). Ranks agree by adding it to the step's reduction: never
  * act on it alone. */
 int gr_stop_requested(void);
 

@@ -12,19 +12,20 @@ static void on_signal(int number)
     stop = 1;
 }
 
-gr_status gr_stop_catch(void)
+gr_status gr_stop_catch(bool stops)
 {
     static const struct {
         int number, flags;
         void (*handler)(int);
-    } caught[] = {{SIGTERM, SA_RESTART, on_signal}, /* the batch system, or a person                      */
+    } caught[] = {{SIGPIPE, SA_RESTART, SIG_IGN},   /* a reader of our output that left is a write error    */
+                  {SIGTERM, SA_RESTART, on_signal}, /* the batch system, or a person                        */
                   {SIGUSR1, SA_RESTART, on_signal}, /* the time limit is near (slurm/: --signal=B:USR1@300) */
-                  {SIGINT, SA_RESTART | SA_RESETHAND, on_signal}, /* Ctrl-C; the second one is meant       */
-                  {SIGPIPE, SA_RESTART, SIG_IGN}}; /* a reader of our output that left is a write error   */
+                  {SIGINT, SA_RESTART | SA_RESETHAND, on_signal}}; /* Ctrl-C; the second one is meant       */
+    const size_t     n = stops ? sizeof caught / sizeof caught[0] : 1;
     gr_status        st = GR_OK;
     struct sigaction sa;
 
-    for (size_t i = 0; i < sizeof caught / sizeof caught[0]; i++) {
+    for (size_t i = 0; i < n; i++) {
         memset(&sa, 0, sizeof sa);
         sigemptyset(&sa.sa_mask);
         sa.sa_handler = caught[i].handler;

@@ -15,10 +15,10 @@ static gr_status add_batch(gr_tensor sum, gr_model *model, gr_model *teacher, co
     gr_tensor h, ht;
 
     GR_TRY(gr_model_forward(model, b->ids, &b->seq, false, NULL, NULL, &h));
-    gr_token_loss(model->ops, model->scratch, gr_none(), gr_none(), gr_rows(sum, 0, 3), h, head_of(model), &b->targets);
+    GR_TRY(gr_token_loss(model->ops, model->scratch, gr_none(), gr_none(), gr_rows(sum, 0, 3), h, head_of(model), &b->targets));
     if (teacher) {
         GR_TRY(gr_model_forward(teacher, b->ids, &b->seq, false, NULL, NULL, &ht));
-        gr_token_kl(model->ops, model->scratch, gr_rows(sum, 3, 2), h, head_of(model), ht, head_of(teacher), b->targets.id);
+        GR_TRY(gr_token_kl(model->ops, model->scratch, gr_rows(sum, 3, 2), h, head_of(model), ht, head_of(teacher), b->targets.id));
         GR_TRY(gr_model_reset(teacher));
     }
     GR_TRY(gr_model_reset(model));

@@ -98,6 +98,7 @@ static gr_status write_sequence(gr_run *run, gr_model *m, gr_windows *w, const i
     GR_TRY(gr_windows_from_ids(w, ids, len, &b));
     GR_TRY(gr_model_forward(m, b.ids, &b.seq, false, NULL, NULL, &h));
     z = gr_take2(m->scratch, GR_F32, tile, vocab);
+    GR_TRY(gr_arena_status(m->scratch));
     GR_TRY(gr_alloc(&host, (uint64_t)(tile * vocab), sizeof *host, "logits"));
     for (int64_t i = 0; i < len; i += tile) {
         const int64_t  n = i + tile < len ? tile : len - i;

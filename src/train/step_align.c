@@ -69,6 +69,7 @@ static void align_layer(void *user, int layer, gr_tensor x, gr_tensor y)
 
     if (place < 0) return;
     h = gr_take2(m->scratch, GR_F32, x.dim[0], x.dim[1]);
+    if (gr_model_memory(m) != GR_OK) return; /* teach() finds out as well */
     gr_model_mixer_forward(m, layer, &a->batch->seq, a->teacher->rope_cs, h, x, a->learn ? &tape : NULL);
     m->ops->align_loss(h, gr_rows(a->t->sum, 2 * place, 2), h, y, a->batch->mask, NULL);
     if (a->learn) gr_model_mixer_backward(m, layer, &a->batch->seq, a->teacher->rope_cs, gr_none(), h, x, &tape);
@@ -84,6 +85,7 @@ static gr_status teach(gr_aligner *a, const gr_batch *b, bool learn)
     a->batch = b;
     a->learn = learn;
     GR_TRY(gr_model_forward(a->teacher, b->ids, &b->seq, false, align_layer, a, &unused));
+    GR_TRY(gr_model_memory(a->t->model));
     GR_TRY(gr_model_reset(a->teacher));
     GR_TRY(gr_model_reset(a->t->model));
 out:
@@ -148,7 +150,7 @@ gr_status gr_align_measure(gr_aligner *a, gr_shards *shards, int64_t context, in
 
     t->ops->zero(t->sum, NULL);
     gr_share((tokens + context - 1) / context, gr_comm_rank(t->run->comm), gr_comm_size(t->run->comm), &first, &count);
-    t->local = gr_windows_open(&w, t->ops, shards, NULL, context);
+    if (t->local == GR_OK) t->local = gr_windows_open(&w, t->ops, shards, NULL, context);
     for (int64_t i = first; i < first + count && t->local == GR_OK; i++) {
         const int64_t start = i * context, length = start + context < tokens ? context : tokens - start;
         t->local = gr_windows_fill(w, &start, &length, 1, &batch);

@@ -14,7 +14,8 @@ static gr_status learn(gr_trainer *t, const gr_batch *b, double kl)
     targets.kl = (float)kl;
     GR_TRY(gr_model_forward(m, b->ids, &b->seq, true, NULL, NULL, &h));
     dh = gr_take2(m->keep, GR_F32, h.dim[0], h.dim[1]);
-    gr_token_loss(m->ops, m->scratch, dh, head->grad, gr_rows(t->sum, 0, 3), h, head->value, &targets);
+    GR_TRY(gr_arena_status(m->keep));
+    GR_TRY(gr_token_loss(m->ops, m->scratch, dh, head->grad, gr_rows(t->sum, 0, 3), h, head->value, &targets));
     GR_TRY(gr_model_backward(m, b->ids, &b->seq, dh));
     GR_TRY(gr_model_reset(m));
 out:

@@ -76,7 +76,7 @@ static gr_status predict(scribe *w, int64_t n_window, int64_t at)
     GR_TRY(gr_windows_fill(w->windows, w->start, w->length, n_window, &b));
     n = b.seq.n;
     GR_TRY(gr_model_forward(m, b.ids, &b.seq, false, NULL, NULL, &h));
-    gr_token_top_k(op, m->scratch, gr_rows(w->id, 0, n), gr_rows(w->lp, 0, n), gr_rows(w->tail, 0, n), h, m->params->p[m->at.head].value);
+    GR_TRY(gr_token_top_k(op, m->scratch, gr_rows(w->id, 0, n), gr_rows(w->lp, 0, n), gr_rows(w->tail, 0, n), h, m->params->p[m->at.head].value));
     op->copy(w->id_host + at * k, w->id.data, (uint64_t)(n * k) * sizeof(int32_t), GR_TO_HOST, NULL);
     op->copy(w->lp_host + at * k, w->lp.data, (uint64_t)(n * k) * sizeof(float), GR_TO_HOST, NULL);
     op->copy(w->tail_host + at, w->tail.data, (uint64_t)n * sizeof(float), GR_TO_HOST, NULL);

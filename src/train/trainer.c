@@ -54,18 +54,18 @@ static gr_status resume(gr_trainer *t)
     gr_ckpt_piece *piece = NULL;
     char          *names = NULL;
     json_t        *meta = NULL;
-    const char    *config = NULL, *source = NULL;
+    const char    *config = NULL, *inputs = NULL;
     int64_t        n = 0;
 
     GR_TRY(gr_ckpt_open_newest(&ck, t->ckpt));
     if (!ck) goto out;
     GR_TRY(gr_json_parse(gr_ckpt_meta(ck), strlen(gr_ckpt_meta(ck)), "checkpoint meta", &meta));
     GR_TRY(gr_json_get_str(meta, "checkpoint meta", "config", &config));
-    GR_TRY(gr_json_get_str(meta, "checkpoint meta", "source", &source));
+    GR_TRY(gr_json_get_str(meta, "checkpoint meta", "inputs", &inputs));
     GR_TRY(gr_json_get_int(meta, "checkpoint meta", "tokens", 0, INT64_MAX, &t->tokens));
     GR_TRY(gr_same_config(t->run->config_text, config, "the newest checkpoint"));
-    GR_CHECK0(!strcmp(source, t->model->source), GR_ERR_INPUT, "the newest checkpoint belongs to weights %s, %s is %s: it changed since", source,
-              t->model->source_path ? t->model->source_path : "the new model", t->model->source);
+    GR_CHECK0(!strcmp(inputs, t->inputs), GR_ERR_INPUT,
+              "the inputs changed since the newest checkpoint: it was made from %s, now there is %s; choose another run.out", inputs, t->inputs);
     st = list_pieces(t, false, &piece, &names, &n);
     for (int64_t i = 0; st == GR_OK && i < n; i++) st = gr_ckpt_read(ck, &piece[i]);
     GR_TRY(gr_agree(t->run->comm, st));
@@ -84,7 +84,7 @@ static gr_status save(gr_trainer *t)
     gr_status      st = GR_OK;
     gr_ckpt_piece *piece = NULL;
     char          *names = NULL, *text = NULL;
-    json_t        *meta = json_pack("{s:s, s:s, s:s, s:I}", "program", t->run->program, "config", t->run->config_text, "source", t->model->source,
+    json_t        *meta = json_pack("{s:s, s:s, s:s, s:I}", "program", t->run->program, "config", t->run->config_text, "inputs", t->inputs,
                                     "tokens", (json_int_t)t->tokens);
     const double   start = gr_now();
     int64_t        n = 0;
@@ -104,17 +104,23 @@ out:
 
 /* ---- life of a trainer ------------------------------------------------------------------------- */
 
-gr_status gr_trainer_open(gr_trainer **out, gr_run *run, gr_model *model, int64_t n_sum)
+gr_status gr_trainer_open(gr_trainer **out, gr_run *run, gr_model *model, const gr_model *teacher, gr_loader *loader, int64_t n_sum)
 {
-    gr_status   st = GR_OK;
-    gr_trainer *t = NULL;
-    char        path[GR_PATH_MAX];
+    gr_status        st = GR_OK;
+    gr_trainer      *t = NULL;
+    const gr_logits *logits = gr_loader_logits(loader);
+    const size_t     n = strlen(run->cfg->run.out);
+    char             path[GR_PATH_MAX];
 
+    GR_CHECK0(n < 4 || strcmp(run->cfg->run.out + n - 3, ".h5"), GR_ERR_CONFIG, "run.out = %s: training wants a directory, for checkpoints beside the weights",
+              run->cfg->run.out);
     st = gr_alloc(&t, 1, sizeof *t, "trainer");
     if (st == GR_OK) {
         t->run = run;
         t->ops = run->ops;
         t->model = model;
+        snprintf(t->inputs, sizeof t->inputs, "weights %s teacher %s text %s logits %s", model->source, teacher ? teacher->source : "-",
+                 gr_shards_digest(gr_loader_shards(loader)), logits ? gr_logits_spec_of(logits)->teacher : "-");
         t->n_sum = n_sum;
         t->sum = gr_view1(NULL, GR_F64, n_sum);
         st = run->ops->alloc(&t->sum.data, (uint64_t)n_sum * sizeof(double), "sums");

@@ -37,6 +37,7 @@ typedef struct gr_trainer {
     gr_model     *model;      /**< what is trained; borrowed                                                    */
     gr_ckpt_dir  *ckpt;
     gr_metrics   *metrics;
+    char          inputs[192]; /**< seals and digests of what it learns from: "weights ... teacher ... text ... logits ..." */
     gr_tensor     sum;        /**< F64 [n_sum] on the backend: sums of a step                                    */
     double       *host_sum;   /**< the same on the host, one more for "stop" and one for "error"                */
     int64_t       n_sum;
@@ -46,8 +47,9 @@ typedef struct gr_trainer {
     gr_status     local;      /**< error of this rank that the next reduction will carry to all                 */
 } gr_trainer;
 
-/** [collective] Lock run.out, load the newest checkpoint into `model` if there is one, open metrics. n_sum: sums a step needs. */
-gr_status gr_trainer_open(gr_trainer **t, gr_run *run, gr_model *model, int64_t n_sum);
+/** [collective] Lock run.out, load the newest checkpoint into `model` if there is one, open metrics. A checkpoint made from other weights, another teacher, other text or
+ * other logits than these is refused. teacher may be NULL. n_sum: sums a step needs. */
+gr_status gr_trainer_open(gr_trainer **t, gr_run *run, gr_model *model, const gr_model *teacher, gr_loader *loader, int64_t n_sum);
 void      gr_trainer_close(gr_trainer **t);
 
 /** [local] True while there are steps to do and nobody asked to stop. */

@@ -103,6 +103,7 @@ cp "$dir/small.h5" "$dir/flipped.h5"; printf '\x55' | dd of="$dir/flipped.h5" bs
 refused "a flipped byte in the weights" "$dir/e" 'checksum' evaluate run.out="$dir/e" model.weights="$dir/flipped.h5" evaluate.shards="$dir/shards"
 truncate -s -1000 "$dir/flipped.h5"
 refused "truncated weights" "$dir/e" 'truncated' evaluate run.out="$dir/e" model.weights="$dir/flipped.h5" evaluate.shards="$dir/shards"
+refused "training into a file" "$dir/t.h5" 'wants a directory' extend run.out="$dir/t.h5" start.weights="$dir/small.h5" data.shards="$dir/shards"
 echo "[[1, 96]]" >"$dir/ids.json"
 refused "ids out of the vocabulary" "$dir/l/logits.h5" 'ids.json' evaluate run.out="$dir/l" model.weights="$dir/small.h5" evaluate.task=logits \
     evaluate.ids="$dir/ids.json"

@@ -41,3 +41,15 @@ graft 2 align run.out="$dir/align2" model.weights="$dir/hybrid" teacher.weights=
 
 graft 2 export run.out="$dir/hf" model.weights="$dir/distill2"
 grep -q '"hybrid_override_pattern": "\*-GDN-\*-GDN"' "$dir/hf/config.json"
+graft 1 export run.out="$dir/hf" model.weights="$dir/distill2" 2>&1 | grep -q 'is complete: nothing to do'
+rc=0
+graft 1 export run.out="$dir/hf" model.weights="$dir/distill2" export.dtype=bf16 >"$dir/log" 2>&1 || rc=$?
+[ $rc -eq 2 ] && grep -q 'holds another export' "$dir/log"
+
+# The same text in another place is the same text: logits still fit. Other text is refused.
+graft 2 tokenize run.out="$dir/again" tokenize.inputs="$top/LICENSE" tokenize.document=paragraph tokenize.tokenizer="$top/configs/demo/tokenizer.json"
+graft 1 distill run.out="$dir/elsewhere" model.weights="$dir/align1" distill.logits="$dir/logits" ${tiny/$dir\/shards/$dir\/again} train.steps=1
+graft 1 tokenize run.out="$dir/other" tokenize.inputs="$top/CHANGELOG.md" tokenize.tokenizer="$top/configs/demo/tokenizer.json"
+rc=0
+graft 1 distill run.out="$dir/refused" model.weights="$dir/align1" distill.logits="$dir/logits" ${tiny/$dir\/shards/$dir\/other} train.steps=1 >"$dir/log" 2>&1 || rc=$?
+[ $rc -eq 2 ] && grep -q 'made for corpus' "$dir/log"

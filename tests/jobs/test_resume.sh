@@ -30,6 +30,11 @@ wait_for() # OUT STEPS PID
     while kill -0 "$3" 2>/dev/null && [ "$(steps "$1")" -lt "$2" ]; do sleep 0.02; done
 }
 
+child_of() # PID
+{
+    tr ' ' '\n' <"/proc/$1/task/$1/children" 2>/dev/null | head -n 1
+}
+
 # A rank's pid: mpirun's children are its ranks.
 rank_of() # MPIRUN_PID
 {
@@ -45,7 +50,7 @@ disturbed() # JOB OUT
         if [ $attempt -lt ${#signals[@]} ]; then
             wait_for "$out" $(($(steps "$out") + 3 + RANDOM % 20)) $pid
             sleep 0.0$((RANDOM % 10))
-            mpirun=$(pgrep -P $pid mpirun || echo $pid)
+            mpirun=$(child_of $pid)
             case ${signals[$attempt]} in
             USR1) kill -USR1 "$mpirun" || true ;; # mpirun hands it to the ranks; TERM would make it abort them
             *) kill -"${signals[$attempt]}" "$(rank_of "$mpirun")" || true ;; # of one rank, as srun does

@@ -4,7 +4,7 @@
 #TEST timeout: 60
 cd "$(dirname "$0")/../.." || exit 1
 { git ls-files -z --cached --others --exclude-standard 2>/dev/null ||
-    find . -path ./.git -prune -o -path './build*' -prune -o -type f -printf '%P\0'; } |
+    find . -path ./.git -prune -o -path './build*' -prune -o -path ./runs -prune -o -type f -printf '%P\0'; } |
 LC_ALL=C perl -0ne '
 use strict;
 our ($bad, @rules);

@@ -6,7 +6,7 @@
 np: 1 2 3 4
 timeout: 120
 */
-#include "mixers/registry.h"
+#include "model/import.h"
 #include "tests/tiny.h"
 #include "train/steps.h"
 
@@ -23,7 +23,7 @@ typedef struct rig {
 } rig;
 
 /* A trainer without output directory: what a step needs and no more. */
-static void rig_open(rig *r, gr_comm *c, const char *config, const char *corpus)
+static void rig_open(rig *r, gr_comm *c, const char *config, const char *weights, const char *corpus)
 {
     memset(r, 0, sizeof *r);
     r->cfg.data = (gr_cfg_data){.shards = corpus, .context = CONTEXT, .micro_batch = 2};
@@ -32,7 +32,10 @@ static void rig_open(rig *r, gr_comm *c, const char *config, const char *corpus)
     r->cfg.schedule = (gr_cfg_schedule){.kind = "cosine", .warmup = 3, .min_ratio = 0.1};
     r->mesh.data = c;
     r->run = (gr_run){.comm = c, .mesh = &r->mesh, .cfg = &r->cfg, .program = "test", .config_text = "", .threads = 1, .ops = &gr_ops_cpu};
-    CHECK(gr_model_create(&r->model, c, &gr_ops_cpu, config, "", "*", 7) == GR_OK, "model");
+    if (config)
+        CHECK(gr_model_create(&r->model, c, &gr_ops_cpu, config, "", "*", 7) == GR_OK, "model");
+    else
+        CHECK(gr_model_open(&r->model, c, &gr_ops_cpu, weights, GR_WHOLE, "*", 0) == GR_OK, "model");
     CHECK(gr_loader_open(&r->loader, c, c, &gr_ops_cpu, &r->cfg.data, &r->cfg.train, "", TINY_VOCAB) == GR_OK, "loader");
     r->t = (gr_trainer){.run = &r->run, .ops = &gr_ops_cpu, .model = r->model, .host_sum = r->sums, .n_sum = 3};
     r->t.sum = gr_view1(NULL, GR_F64, 3);
@@ -82,13 +85,13 @@ static double gradient_distance(const gr_params *a, const gr_params *b)
     return worst;
 }
 
-static void compare(gr_comm *world, const char *config, const char *corpus, const char *what)
+static void compare(gr_comm *world, const char *config, const char *weights, const char *corpus, const char *what)
 {
     rig     mine, alone;
     gr_step a = {0}, b = {0};
 
-    rig_open(&mine, world, config, corpus);
-    rig_open(&alone, NULL, config, corpus);
+    rig_open(&mine, world, config, weights, corpus);
+    rig_open(&alone, NULL, config, weights, corpus);
     same_tokens(&mine, &alone, world);
     for (int step = 0; step < STEPS; step++) {
         CHECK(gr_token_step(&mine.t, mine.loader, 0, &a) == GR_OK, "%s: step", what);
@@ -106,10 +109,25 @@ static void compare(gr_comm *world, const char *config, const char *corpus, cons
     rig_close(&mine);
 }
 
+/* Every second layer of a Transformer becomes gdn; chunks of 16, so that windows of 24 have a short one. */
+static void make_hybrid(gr_comm *world, const char *config, const char *path)
+{
+    const gr_provenance  by = {"test", "0", "0", "now", "", "{}"};
+    const gr_cfg_convert convert = {.pattern = "(attn,gdn)", .init = "attention", .conv_init = "delta", .seed = 3};
+    const gr_cfg_mixer   mixer = {.conv_width = 4, .chunk = 16};
+    gr_model            *m = NULL;
+    char                 from[GR_PATH_MAX];
+
+    gr_path(from, "%s/transformer.h5", tiny_dir());
+    CHECK(gr_model_create(&m, world, &gr_ops_cpu, config, "", "*", 7) == GR_OK && gr_model_save(m, world, from, &by) == GR_OK, "save");
+    CHECK(gr_convert(world, from, &convert, &mixer, path, &by) == GR_OK, "convert");
+    gr_model_close(&m);
+}
+
 int main(int argc, char **argv)
 {
     gr_comm *world = NULL;
-    char     config[GR_PATH_MAX], llama[GR_PATH_MAX], corpus[GR_PATH_MAX], note[128];
+    char     config[GR_PATH_MAX], llama[GR_PATH_MAX], hybrid[GR_PATH_MAX], corpus[GR_PATH_MAX], note[128];
 
     const gr_ops *ops = NULL;
     CHECK(gr_comm_init(&world, &argc, &argv) == GR_OK, "communicator");
@@ -120,9 +138,12 @@ int main(int argc, char **argv)
     if (gr_comm_rank(world) == 0) CHECK(tiny_write(llama, "llama.json", tiny_llama) == GR_OK, "config");
     gr_path(config, "%s/qwen3.json", tiny_dir());
     gr_path(llama, "%s/llama.json", tiny_dir());
+    gr_path(hybrid, "%s/hybrid.h5", tiny_dir());
     gr_barrier(world);
-    compare(world, config, corpus, "qwen3");
-    compare(world, llama, corpus, "llama");
+    compare(world, config, NULL, corpus, "qwen3");
+    compare(world, llama, NULL, corpus, "llama");
+    make_hybrid(world, config, hybrid);
+    compare(world, NULL, hybrid, corpus, "hybrid");
     const int failed = check_failed;
     gr_comm_finalize(&world);
     return failed | check_result();

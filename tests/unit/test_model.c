@@ -42,7 +42,9 @@ static double loss_of(gr_model *m, const gr_seq *seq, bool learn)
 
     CHECK(gr_model_forward(m, ids, seq, learn, NULL, NULL, &h) == GR_OK, "forward");
     dh = gr_take2(m->keep, GR_F32, N, m->spec.hidden);
-    gr_token_loss(m->ops, m->scratch, learn ? dh : gr_none(), learn ? head->grad : gr_none(), gr_view1(sum, GR_F64, 3), h, head->value, &t);
+    CHECK(gr_token_loss(m->ops, m->scratch, learn ? dh : gr_none(), learn ? head->grad : gr_none(), gr_view1(sum, GR_F64, 3), h, head->value, &t) ==
+              GR_OK,
+          "loss");
     if (learn) CHECK(gr_model_backward(m, ids, seq, dh) == GR_OK, "backward");
     CHECK(gr_model_reset(m) == GR_OK, "reset");
     return sum[0];
