@@ -41,7 +41,7 @@ CC := mpicc
 endif
 
 HDF5 := $(shell pkg-config --exists hdf5-openmpi 2>/dev/null && echo hdf5-openmpi || echo hdf5)
-PKGS := $(HDF5) jansson yaml-0.1 libpcre2-8 libutf8proc libzstd libxxhash
+PKGS := $(HDF5) jansson yaml-0.1 libpcre2-8 libutf8proc libxxhash
 
 # Headers of others are system headers: our warnings are not for them.
 PKG_CFLAGS := $(patsubst -I%,-isystem %,$(shell pkg-config --cflags $(PKGS) 2>/dev/null))

@@ -15,7 +15,7 @@ packages=(
     libjansson-dev                  # JSON: safetensors headers, HF configs, metrics
     libpcre2-dev                    # pre-tokenizer patterns
     libutf8proc-dev                 # Unicode normalisation
-    libzstd-dev                     # compressed text
+                        # compressed text
     libxxhash-dev                   # hashes of documents
     gnuplot-nox                     # plots of a report
 )
@@ -27,7 +27,7 @@ if ! command -v dpkg-query >/dev/null || ! command -v apt-get >/dev/null; then
     for tool in gcc mpicc mpirun pkg-config; do
         command -v "$tool" >/dev/null || lost+=("$tool")
     done
-    for lib in jansson yaml-0.1 libpcre2-8 libutf8proc libzstd libxxhash; do
+    for lib in jansson yaml-0.1 libpcre2-8 libutf8proc libxxhash; do
         pkg-config --exists "$lib" 2>/dev/null || lost+=("$lib")
     done
     pkg-config --exists hdf5-openmpi 2>/dev/null || pkg-config --exists hdf5 2>/dev/null || lost+=(hdf5)

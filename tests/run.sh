@@ -174,5 +174,5 @@ main_build=$build
 for k in $kinds; do run_kind "$k" "$main_build" "" 1; done
 [ -n "$asan" ] && run_kind unit "$asan" " (asan)" 5
 
-echo "$passed passed, $failed failed, $skipped skipped"
+if [ "$skipped" -eq 0 ]; then echo "$passed passed, $failed failed"; else echo "$passed passed, $failed failed, $skipped skipped"; fi
 [ $failed -eq 0 ]

@@ -38,7 +38,7 @@ void      gr_comm_close(gr_comm **c);
 gr_status gr_agree(const gr_comm *c, gr_status local);
 
 /* [collective] Reductions in place. The order of summation is fixed for a given rank count, so
- * results repeat bitwise. Large buffers go in pieces of 1 Mi elements (perf.md 1). */
+ * results repeat bitwise. Large buffers go in pieces of 1 Mi elements: beyond that shared-memory reductions slow down. */
 void gr_sum_f32(const gr_comm *c, float *x, int64_t n);
 void gr_sum_f64(const gr_comm *c, double *x, int64_t n);
 void gr_sum_i64(const gr_comm *c, int64_t *x, int64_t n);

@@ -298,7 +298,7 @@ out:
     return st;
 }
 
-/* What the file gives back is what was in memory. HDF5 has pretended success on a full disk (reliability.md 3.3), and
+/* What the file gives back is what was in memory. HDF5 has pretended success on a full disk, and
  * the seal alone would only confirm what is in the file. */
 static gr_status read_back(const saving *s, const char *path)
 {

@@ -32,7 +32,7 @@ gr_status gr_h5_start(void)
     gr_status   st = GR_OK;
 
     if (started) return GR_OK;
-    H5dont_atexit(); /* its exit handler crashes after a failed write (reliability.md 3.3) */
+    H5dont_atexit(); /* its exit handler crashes after a failed write */
     GR_CHECK(H5open() >= 0, GR_ERR_IO, "the HDF5 library does not start");
     H5Eset_auto2(H5E_DEFAULT, NULL, NULL);
     type_of[GR_F32] = H5T_IEEE_F32LE;
@@ -208,7 +208,7 @@ out:
 
 /* ---- writing by one process --------------------------------------------------------------- */
 
-/* HDF5 reports a full disk once and then pretends success (reliability.md 3.3): remember the first error. */
+/* HDF5 reports a full disk once and then pretends success: remember the first error. */
 static gr_status remember(gr_h5 *f, gr_status st)
 {
     if (f->failed == GR_OK) f->failed = st;
@@ -390,7 +390,7 @@ void gr_h5_close(gr_h5 **f)
 
 /* ---- writing by several ranks -------------------------------------------------------------- */
 
-/* Rank 0: close the layout, and let a full disk say so now, before any data (reliability.md 3.4). */
+/* Rank 0: close the layout, and let a full disk say so now, before any data. */
 static gr_status lay_out(gr_h5 *f, int64_t n_slot)
 {
     gr_status st = GR_OK;

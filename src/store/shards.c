@@ -1,11 +1,11 @@
 #include "store/shards.h"
 #include "store/h5.h"
+#include "store/json_seal.h"
 #include "store/seal.h"
 #include "util/crc32c.h"
 #include "util/fs.h"
 #include "util/json.h"
 #include "util/mem.h"
-#include "util/text.h"
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
@@ -19,8 +19,6 @@ enum {
     MAX_OPEN = 16,      /* shards a reader keeps open                      */
     PIECE = 1 << 20     /* rows per read while verifying: stays in a cache */
 };
-#define INDEX_LIMIT (UINT64_C(64) << 20)
-#define SUM_KEY     "\"crc32c\": \""
 
 typedef struct open_shard {
     gr_h5   *file;        /* NULL: free slot */
@@ -47,6 +45,14 @@ static gr_status shard_path(char path[GR_PATH_MAX], const char *dir, int64_t i)
 
 /* ---- writing --------------------------------------------------------------------------------------- */
 
+static int64_t content_of(const gr_shard *s)
+{
+    uint32_t crc = gr_crc32c(0, s->tokens, (size_t)s->n_token * sizeof *s->tokens);
+
+    crc = gr_crc32c(crc, s->loss_mask, (size_t)s->n_token);
+    return gr_crc32c(crc, s->doc_offsets, ((size_t)s->n_doc + 1) * sizeof *s->doc_offsets);
+}
+
 static gr_status set_attributes(gr_h5 *f, const gr_corpus *corpus, const gr_shard *shard, const char *config)
 {
     gr_status st = GR_OK;
@@ -56,6 +62,7 @@ static gr_status set_attributes(gr_h5 *f, const gr_corpus *corpus, const gr_shar
     GR_TRY(gr_h5_set_int(f, NULL, "eos", corpus->eos));
     GR_TRY(gr_h5_set_str(f, NULL, "tokenizer", corpus->tokenizer));
     GR_TRY(gr_h5_set_str(f, NULL, "source", shard->source));
+    GR_TRY(gr_h5_set_int(f, NULL, "content", content_of(shard)));
     GR_TRY(gr_h5_set_str(f, NULL, "config", config));
 out:
     return st;
@@ -79,7 +86,7 @@ gr_status gr_shard_write(const char *dir, int64_t i, const gr_corpus *corpus, co
     GR_TRY(set_attributes(f, corpus, shard, config));
     GR_TRY(gr_h5_commit(&f));
     GR_TRY(gr_seal_read(path, "shard", &seal));
-    *info = (gr_shard_info){shard->n_token, shard->n_doc, ""};
+    *info = (gr_shard_info){.n_token = shard->n_token, .n_doc = shard->n_doc, .content = content_of(shard)};
     memcpy(info->seal, seal.id, sizeof seal.id);
 out:
     gr_h5_close(&f);
@@ -103,30 +110,29 @@ gr_status gr_shards_publish(const char *dir, const gr_corpus *corpus, const gr_s
                             const char *config)
 {
     gr_status st = GR_OK;
-    gr_text   t = {0};
+    json_t   *tree = NULL, *list = json_array();
+    char     *text = NULL;
+    uint64_t  n = 0;
     int64_t   n_token = 0, n_doc = 0;
     char      path[GR_PATH_MAX];
 
     for (int64_t i = 0; i < n_shard; i++) {
         n_token += info[i].n_token;
         n_doc += info[i].n_doc;
+        json_array_append_new(list, json_pack("{s:I, s:I, s:I, s:s}", "tokens", (json_int_t)info[i].n_token, "documents", (json_int_t)info[i].n_doc,
+                                              "content", (json_int_t)info[i].content, "seal", info[i].seal));
     }
-    gr_text_add(&t, "{\n\"format\": %d,\n\"kind\": \"shards\",\n\"vocab_size\": %" PRId64 ",\n", FORMAT, corpus->vocab_size);
-    gr_text_add(&t, "\"tokenizer\": \"%s\",\n\"eos\": %" PRId64 ",\n", corpus->tokenizer, corpus->eos);
-    gr_text_add(&t, "\"tokens\": %" PRId64 ",\n\"documents\": %" PRId64 ",\n\"config\": ", n_token, n_doc);
-    gr_text_quote(&t, config);
-    gr_text_add(&t, ",\n\"shards\": [");
-    for (int64_t i = 0; i < n_shard; i++)
-        gr_text_add(&t, "%s\n{\"tokens\": %" PRId64 ", \"documents\": %" PRId64 ", \"seal\": \"%s\"}", i ? "," : "",
-                    info[i].n_token, info[i].n_doc, info[i].seal);
-    gr_text_add(&t, "\n],\n");
-    GR_TRY(t.st);
-    gr_text_add(&t, SUM_KEY "%08" PRIx32 "\"\n}\n", gr_crc32c(0, t.s, t.n));
-    GR_TRY(t.st);
+    tree = json_pack("{s:s, s:i, s:I, s:s, s:I, s:I, s:I, s:s, s:O}", "kind", "shards", "format", FORMAT, "vocab_size", (json_int_t)corpus->vocab_size,
+                     "tokenizer", corpus->tokenizer, "eos", (json_int_t)corpus->eos, "tokens", (json_int_t)n_token, "documents", (json_int_t)n_doc,
+                     "config", config, "shards", list);
+    GR_CHECK(tree, GR_ERR_ARG, "%s: an index that cannot be written: is the configuration UTF-8?", dir);
+    GR_TRY(gr_json_seal(tree, &text, &n));
     GR_TRY(gr_path(path, "%s/index.json", dir));
-    GR_TRY(gr_write_file(path, t.s, t.n));
+    GR_TRY(gr_write_file(path, text, n));
 out:
-    gr_text_close(&t);
+    gr_free(&text);
+    json_decref(tree);
+    json_decref(list);
     return st;
 }
 
@@ -287,6 +293,7 @@ gr_status gr_shard_probe(const char *dir, int64_t i, const gr_corpus *corpus, co
     found.n_doc = dim[0] - 1;
     GR_CHECK(found.n_doc >= 0, GR_ERR_INPUT, "%s: doc_offsets is empty", path);
     GR_TRY(check_shard(f, path, corpus, &found));
+    GR_TRY(gr_h5_get_int(f, NULL, "content", &found.content));
     snprintf(found.seal, sizeof found.seal, "%s", gr_h5_seal_of(f));
     *info = found;
 out:
@@ -295,22 +302,6 @@ out:
 }
 
 /* ---- the index, untrusted ------------------------------------------------------------------------------ */
-
-/* The last key sums up all before it. */
-static gr_status check_sum(const char *path, const char *text, uint64_t n)
-{
-    gr_status      st = GR_OK;
-    const uint64_t tail = strlen(SUM_KEY) + strlen("00000000\"\n}\n");
-    char           expect[64];
-
-    GR_CHECK(n > tail && !memcmp(text + n - tail, SUM_KEY, strlen(SUM_KEY)), GR_ERR_INPUT,
-             "%s: does not end with its checksum: not an index of shards, or cut short", path);
-    snprintf(expect, sizeof expect, SUM_KEY "%08" PRIx32 "\"\n}\n", gr_crc32c(0, text, n - tail));
-    GR_CHECK(!memcmp(text + n - tail, expect, tail), GR_ERR_INPUT, "%s: checksum %.8s, expected %.8s: the file is damaged", path,
-             expect + strlen(SUM_KEY), text + n - tail + strlen(SUM_KEY));
-out:
-    return st;
-}
 
 static bool is_hex16(const char *s)
 {
@@ -357,13 +348,15 @@ static gr_status read_list(gr_shards *s, const char *path, const json_t *list)
 
         GR_TRY(gr_json_get_int(v, path, "tokens", 0, limit, &info->n_token));
         GR_TRY(gr_json_get_int(v, path, "documents", 0, info->n_token, &info->n_doc));
+        GR_TRY(gr_json_get_int(v, path, "content", 0, UINT32_MAX, &info->content));
         GR_TRY(gr_json_get_str(v, path, "seal", &seal));
         GR_CHECK(is_hex16(seal), GR_ERR_INPUT, "%s: shard %" PRId64 ": seal is \"%.32s\", expected 16 hex digits", path, i,
                  seal);
         memcpy(info->seal, seal, 17);
         s->first[i + 1] = s->first[i] + info->n_token; /* 2^20 shards of 2^40: no overflow */
         s->n_doc += info->n_doc;
-        XXH3_64bits_update(hash, info->seal, 17);
+        XXH3_64bits_update(hash, &info->n_token, sizeof info->n_token);
+        XXH3_64bits_update(hash, &info->content, sizeof info->content);
     }
     GR_CHECK(s->first[s->n_shard] > 0, GR_ERR_INPUT, "%s: the corpus is empty", path);
     snprintf(s->digest, sizeof s->digest, "%016" PRIx64, (uint64_t)XXH3_64bits_digest(hash));
@@ -378,8 +371,7 @@ static gr_status read_index(gr_shards *s, const char *path, const char *text, ui
     json_t   *root = NULL;
     int64_t   n_token = 0, n_doc = 0;
 
-    GR_TRY(check_sum(path, text, n));
-    GR_TRY(gr_json_parse(text, n, path, &root));
+    GR_TRY(gr_json_unseal(text, n, path, &root));
     GR_TRY(read_header(s, path, root));
     GR_TRY(read_list(s, path, json_object_get(root, "shards")));
     GR_TRY(gr_json_get_int(root, path, "tokens", 0, INT64_MAX, &n_token));
@@ -400,7 +392,7 @@ static gr_status share_file(const gr_comm *c, const char *path, char **text, uin
     gr_status st = GR_OK, local = GR_OK;
     int64_t   size = 0;
 
-    if (gr_comm_rank(c) == 0) local = gr_read_file(path, INDEX_LIMIT, text, n);
+    if (gr_comm_rank(c) == 0) local = gr_read_file(path, GR_JSON_SEAL_LIMIT, text, n);
     if (local == GR_OK) size = (int64_t)*n;
     GR_TRY(gr_agree(c, local));
     gr_bcast(c, &size, sizeof size, 0);
@@ -424,6 +416,7 @@ static gr_status verify_mine(const gr_shards *s, const gr_comm *c)
         GR_TRY(gr_h5_open(&f, path, "shard"));
         GR_CHECK(!strcmp(gr_h5_seal_of(f), s->info[i].seal), GR_ERR_INPUT, "%s: seal %s, but the index says %s", path,
                  gr_h5_seal_of(f), s->info[i].seal);
+        GR_TRY(check_int(f, path, "content", s->info[i].content));
         GR_TRY(check_shard(f, path, &s->corpus, &s->info[i]));
         gr_h5_close(&f);
     }

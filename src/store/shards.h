@@ -34,7 +34,8 @@ typedef struct gr_shard {
 /** What the index says of one shard. */
 typedef struct gr_shard_info {
     int64_t n_token, n_doc;
-    char    seal[32]; /**< of the sealed file (store/h5.h) */
+    int64_t content;  /**< CRC-32C of tokens, loss mask and document offsets: the same text has the same, wherever it lies */
+    char    seal[32]; /**< of the sealed file (store/h5.h), attributes included */
 } gr_shard_info;
 
 /** [local] Write shard `i` of `dir` and describe it in *info. */
@@ -63,7 +64,7 @@ void      gr_shards_close(gr_shards **s);
 const gr_corpus *gr_shards_corpus(const gr_shards *s);
 int64_t          gr_shards_tokens(const gr_shards *s);
 int64_t          gr_shards_documents(const gr_shards *s);
-const char      *gr_shards_digest(const gr_shards *s); /**< identifies the content: 16 hex digits */
+const char      *gr_shards_digest(const gr_shards *s); /**< identifies the content, whatever path or configuration made it: 16 hex digits */
 
 /** [local] Stream positions [first, first + n). tokens, loss_mask, doc_start: [n], host memory, any may be NULL;
  * doc_start[i] is 1 where a document begins. */

@@ -3,7 +3,7 @@
  * One dataset per tensor under its canonical (HuggingFace / hybrid-model-factory) name, row-major, full shape, in the type of the source
  * (F32, BF16, F16). Attributes: config_json (the source's config.json, verbatim), tokenizer_json (may be empty), pattern (mixer names, one per
  * layer, comma-separated), config (resolved configuration of the program that wrote it), program, version, commit, created, inputs (JSON:
- * path and seal of every input).
+ * what it was made from, path and seal).
  */
 #ifndef GR_STORE_WEIGHTS_H
 #define GR_STORE_WEIGHTS_H

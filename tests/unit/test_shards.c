@@ -145,29 +145,65 @@ static void test_damage(void)
     gr_free(&data);
 }
 
+static void digest_of(const gr_shard *shard, const char *config, char digest[17])
+{
+    gr_shard_info one;
+    gr_shards    *s = NULL;
+
+    CHECK(gr_shard_write(dir, 0, &corpus, shard, config, &one) == GR_OK && gr_shards_publish(dir, &corpus, &one, 1, config) == GR_OK, "write");
+    CHECK(gr_shards_open(&s, NULL, dir) == GR_OK, "open");
+    snprintf(digest, 17, "%s", s ? gr_shards_digest(s) : "");
+    gr_shards_close(&s);
+}
+
+/* The digest is of the content: another configuration keeps it, one changed token, mask byte or border changes it. */
+static void test_digest(void)
+{
+    uint32_t word[] = {1, 2, 3, 4};
+    uint8_t  count[] = {1, 1, 0, 1};
+    int64_t  offset[] = {0, 1, 4};
+    gr_shard shard = {.tokens = word, .loss_mask = count, .doc_offsets = offset, .n_token = 4, .n_doc = 2, .source = ""};
+    char     first[17], other[17];
+
+    digest_of(&shard, "out: here", first);
+    digest_of(&shard, "out: there", other);
+    CHECK(!strcmp(first, other), "another configuration: %s and %s", first, other);
+    word[2] = 5;
+    digest_of(&shard, "out: here", other);
+    CHECK(strcmp(first, other), "another word, the same digest");
+    word[2] = 3;
+    count[2] = 1;
+    digest_of(&shard, "out: here", other);
+    CHECK(strcmp(first, other), "another mask, the same digest");
+    count[2] = 0;
+    offset[1] = 2;
+    digest_of(&shard, "out: here", other);
+    CHECK(strcmp(first, other), "another border, the same digest");
+}
+
 /* An index whose checksum is right and whose content is not. */
 static void test_hostile_index(void)
 {
     static const char *const edit[][2] = {
-        {"\"format\": 1", "\"format\": 2"},
-        {"\"kind\": \"shards\"", "\"kind\": \"shard!\""},
-        {"\"vocab_size\": 1000", "\"vocab_size\": 0"},
-        {"\"vocab_size\": 1000", "\"vocab_size\": 1001"},
-        {"\"vocab_size\": 1000", "\"vocab_size\": \"k\""},
-        {"\"eos\": 7", "\"eos\": 1000"},
-        {"\"eos\": 7", "\"eos\": 6"},
+        {"\"format\":1", "\"format\":2"},
+        {"\"kind\":\"shards\"", "\"kind\":\"shard!\""},
+        {"\"vocab_size\":1000", "\"vocab_size\":0"},
+        {"\"vocab_size\":1000", "\"vocab_size\":1001"},
+        {"\"vocab_size\":1000", "\"vocab_size\":\"k\""},
+        {"\"eos\":7", "\"eos\":1000"},
+        {"\"eos\":7", "\"eos\":6"},
         {"0123456789abcdef", "0123456789abcdeg"},
         {"0123456789abcdef", "1123456789abcdef"},
         {"0123456789abcdef", "0123"},
-        {"\"documents\": ", "\"documents\": 1"},
-        {"\"tokens\": ", "\"tokens\": -"},
-        {"\"shards\": [", "\"shards\": [7,"},
-        {"\"shards\": [", "\"shards\": [], \"x\": ["},
-        {"\"shards\": [", "\"shards\": 5, \"x\": ["},
-        {"{\"tokens\": 1,", "{\"tokens\": 9223372036854775807,"},
-        {"{\"tokens\": 1,", "{\"tokens\": 2,"},
-        {"\"seal\": \"", "\"seal\": \"x"},
-        {"\"seal\": \"", "\"seal\": 5, \"x\": \""},
+        {"\"documents\":", "\"documents\":1"},
+        {"\"tokens\":", "\"tokens\":-"},
+        {"\"shards\":[", "\"shards\":[7,"},
+        {"\"shards\":[", "\"shards\":[],\"x\":["},
+        {"\"shards\":[", "\"shards\":5,\"x\":["},
+        {"{\"tokens\":1,", "{\"tokens\":9223372036854775807,"},
+        {"{\"tokens\":1,", "{\"tokens\":2,"},
+        {"\"seal\":\"", "\"seal\":\"x"},
+        {"\"seal\":\"", "\"seal\":5,\"x\":\""},
     };
     char    *data = NULL, text[16384];
     uint64_t n = 0;
@@ -175,14 +211,14 @@ static void test_hostile_index(void)
     CHECK(gr_read_file(in_dir("index.json"), sizeof text - 256, &data, &n) == GR_OK, "read");
     for (size_t i = 0; data && i < sizeof edit / sizeof *edit; i++) {
         const char *at = strstr(data, edit[i][0]);
-        const int   body = (int)(strstr(data, "\"crc32c\"") - data);
+        const int   body = (int)(strstr(data, "\"crc32c\":\"") - data) + 10; /* up to the digits */
         int         m;
 
         CHECK(at, "nothing to edit: %s", edit[i][0]);
         if (!at) continue;
         m = snprintf(text, sizeof text, "%.*s%s%.*s", (int)(at - data), data, edit[i][1],
                      body - (int)(at - data) - (int)strlen(edit[i][0]), at + strlen(edit[i][0]));
-        m += snprintf(text + m, sizeof text - (size_t)m, "\"crc32c\": \"%08x\"\n}\n", gr_crc32c(0, text, (size_t)m));
+        m += snprintf(text + m, sizeof text - (size_t)m, "%08x\"}\n", gr_crc32c(0, text, (size_t)m));
         CHECK(gr_write_file(in_dir("index.json"), text, (uint64_t)m) == GR_OK && try_open() == GR_ERR_INPUT, "accepted: %s", edit[i][1]);
     }
     CHECK(gr_write_file(in_dir("index.json"), data, n) == GR_OK && try_open() == GR_OK, "as it was");
@@ -221,6 +257,7 @@ int main(int argc, char **argv)
     test_damage();
     test_hostile_index();
     test_hostile_shard();
+    test_digest();
     CHECK(gr_remove_tree(dir) == GR_OK, "clean up");
     gr_comm_finalize(&world);
     return check_result();
