@@ -99,6 +99,8 @@ gr_status gr_product_open(gr_product *p, const gr_run *run, const char *input)
     char         dir[GR_PATH_MAX];
 
     memset(p, 0, sizeof *p);
+    GR_CHECK0(!file || !strstr(gr_program_find(run->program)->sections, "checkpoint"), GR_ERR_CONFIG,
+              "run.out = %s: training wants a directory, for checkpoints beside the weights", out);
     st = gr_path(p->path, "%s%s", out, file ? "" : "/weights.h5");
     GR_TRY(gr_agree(run->comm, st));
     p->by = (gr_provenance){.program = run->program,

@@ -109,11 +109,8 @@ gr_status gr_trainer_open(gr_trainer **out, gr_run *run, gr_model *model, const 
     gr_status        st = GR_OK;
     gr_trainer      *t = NULL;
     const gr_logits *logits = gr_loader_logits(loader);
-    const size_t     n = strlen(run->cfg->run.out);
     char             path[GR_PATH_MAX];
 
-    GR_CHECK0(n < 4 || strcmp(run->cfg->run.out + n - 3, ".h5"), GR_ERR_CONFIG, "run.out = %s: training wants a directory, for checkpoints beside the weights",
-              run->cfg->run.out);
     st = gr_alloc(&t, 1, sizeof *t, "trainer");
     if (st == GR_OK) {
         t->run = run;
