@@ -161,7 +161,7 @@ flags:
 
 format:
 	@command -v clang-format-14 >/dev/null || { echo "needs clang-format-14" >&2; exit 1; }
-	@find src kernels data_pipeline jobs tests -name '*.[ch]' -o -name '*.cu' | xargs -r clang-format-14 -i
+	@find src kernels data_pipeline jobs tests \( -name '*.[ch]' -o -name '*.cu' \) ! -name unicode_table.h | xargs -r clang-format-14 -i
 
 clean:
 	rm -rf $(BUILD) $(BUILD)-asan

@@ -129,8 +129,8 @@ bool gr_parts_next(gr_parts *p, gr_part *part)
         while (first < p->n && !(begins[(uint8_t)p->text[first]] && (token = match_at(p, first, &end)))) first++;
         p->search = token ? end : p->n;
         if (!token) break;
-        if (token->single_word && ((first > 0 && is_word(p, gr_utf8_before(p->text, first))) ||
-                                   (end < p->n && is_word(p, end))))
+        if (token->single_word &&
+            ((first > 0 && is_word(p, gr_utf8_before(p->text, first))) || (end < p->n && is_word(p, end))))
             continue;
         if (token->lstrip) {
             while (first > 0 && is_space(p, gr_utf8_before(p->text, first), &length))

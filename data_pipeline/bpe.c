@@ -40,16 +40,16 @@ typedef struct candidate { /* a merge that may apply at symbol `at` */
 } candidate;
 
 struct gr_bpe {
-    slot     *merge;      /* open addressing */
+    slot     *merge; /* open addressing */
     uint64_t  merge_mask;
-    int64_t   n_id;       /* ids are below */
+    int64_t   n_id; /* ids are below */
     int64_t   cap_id;
-    int64_t  *text_at;    /* [cap_id]: 1 + place in `text`; 0: hole */
+    int64_t  *text_at; /* [cap_id]: 1 + place in `text`; 0: hole */
     int32_t  *text_n;
-    gr_bytes   text;
-    uint32_t *name;       /* hash of vocabulary forms: 1 + id */
+    gr_bytes  text;
+    uint32_t *name; /* hash of vocabulary forms: 1 + id */
     uint64_t  name_mask;
-    int64_t   longest;    /* bytes of the longest vocabulary form */
+    int64_t   longest; /* bytes of the longest vocabulary form */
     int64_t   byte_id[256];
     bool      whole_words;
 
@@ -60,7 +60,7 @@ struct gr_bpe {
     symbol    *sym; /* scratch of long words */
     candidate *heap;
     int64_t    n_sym;
-    gr_bytes    spelling; /* scratch of whole_word */
+    gr_bytes   spelling; /* scratch of whole_word */
 };
 
 /* ---- the byte alphabet ----------------------------------------------------------------------- */
@@ -306,8 +306,7 @@ static gr_status merge_long(gr_bpe *m, const unsigned char *word, int64_t n, gr_
     gr_status st = GR_OK;
     int64_t   n_heap = 0;
 
-    GR_CHECK(n < INT32_MAX / 4, GR_ERR_INPUT, "a single word of %lld bytes is more than Graft tokenizes",
-             (long long)n);
+    GR_CHECK(n < INT32_MAX / 4, GR_ERR_INPUT, "a single word of %lld bytes is more than Graft tokenizes", (long long)n);
     if (m->n_sym < n) {
         /* n - 1 pairs at first, and each of at most n - 1 merges proposes two. */
         GR_TRY(gr_realloc(&m->sym, (uint64_t)n, sizeof *m->sym, "long word"));
@@ -315,8 +314,7 @@ static gr_status merge_long(gr_bpe *m, const unsigned char *word, int64_t n, gr_
         m->n_sym = n;
     }
     for (int64_t i = 0; i < n; i++)
-        m->sym[i] = (symbol){(uint32_t)m->byte_id[word[i]], (int32_t)i - 1,
-                             i + 1 < n ? (int32_t)i + 1 : -1, false};
+        m->sym[i] = (symbol){(uint32_t)m->byte_id[word[i]], (int32_t)i - 1, i + 1 < n ? (int32_t)i + 1 : -1, false};
     for (int64_t i = 0; i + 1 < n; i++) propose(m, &n_heap, (int32_t)i);
     while (n_heap > 0) {
         const candidate c = heap_pop(m->heap, &n_heap);
@@ -360,13 +358,16 @@ static gr_status encode_uncached(gr_bpe *m, const char *word, int64_t n, gr_ids 
 {
     const unsigned char *bytes = (const unsigned char *)word;
 
-    gr_status            st = GR_OK;
-    int64_t              id = GR_BPE_NONE;
+    gr_status st = GR_OK;
+    int64_t   id = GR_BPE_NONE;
 
     if (m->whole_words) GR_TRY(whole_word(m, bytes, n, &id));
-    if (id >= 0) GR_TRY(gr_ids_push(ids, (uint32_t)id));
-    else if (n <= BPE_SHORT) GR_TRY(merge_short(m, bytes, (int)n, ids));
-    else GR_TRY(merge_long(m, bytes, n, ids));
+    if (id >= 0)
+        GR_TRY(gr_ids_push(ids, (uint32_t)id));
+    else if (n <= BPE_SHORT)
+        GR_TRY(merge_short(m, bytes, (int)n, ids));
+    else
+        GR_TRY(merge_long(m, bytes, n, ids));
 out:
     return st;
 }
@@ -392,9 +393,9 @@ static inline void load_key(const char *word, int64_t n, int64_t slack, uint64_t
 
 static inline uint64_t mix(const uint64_t key[2], int64_t n)
 {
-    const __uint128_t x = (__uint128_t)(key[0] ^ UINT64_C(0x9E3779B97F4A7C15) * (uint64_t)n) *
-                          (key[1] ^ UINT64_C(0xD6E8FEB86659FD93));
-    const uint64_t    y = ((uint64_t)x ^ (uint64_t)(x >> 64)) + key[0] * UINT64_C(0xA24BAED4963EE407);
+    const __uint128_t x =
+        (__uint128_t)(key[0] ^ UINT64_C(0x9E3779B97F4A7C15) * (uint64_t)n) * (key[1] ^ UINT64_C(0xD6E8FEB86659FD93));
+    const uint64_t y = ((uint64_t)x ^ (uint64_t)(x >> 64)) + key[0] * UINT64_C(0xA24BAED4963EE407);
     return y ^ y >> 32;
 }
 
@@ -405,8 +406,8 @@ static bool same_word(const gr_bpe *m, const entry *e, const uint64_t key[2], co
     return !memcmp(m->pool + e->key[1], word, (size_t)n);
 }
 
-static void remember(gr_bpe *m, entry *set, const uint64_t key[2], const char *word, int64_t n,
-                          const uint32_t *id, int64_t n_id)
+static void remember(gr_bpe *m, entry *set, const uint64_t key[2], const char *word, int64_t n, const uint32_t *id,
+                     int64_t n_id)
 {
     entry         e = {{key[0], key[1]}, (uint8_t)n, (uint8_t)n_id, 0, {0}};
     const int64_t need = (n > INLINE_KEY ? n : 0) + (n_id > INLINE_IDS ? 4 * n_id : 0);

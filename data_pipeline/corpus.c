@@ -9,8 +9,8 @@
 #include <unistd.h>
 
 enum {
-    DEPTH_LIMIT = 32,    /* directories in directories; a loop of links ends here */
-    EXTENSION = 1 << 20  /* bytes, when a document runs beyond its unit          */
+    DEPTH_LIMIT = 32,   /* directories in directories; a loop of links ends here */
+    EXTENSION = 1 << 20 /* bytes, when a document runs beyond its unit          */
 };
 
 /* ---- which files ------------------------------------------------------------------------------------ */
@@ -73,7 +73,8 @@ static gr_status add_glob(gr_files *f, const char *pattern, int64_t *cap)
     const int rc = glob(pattern, GLOB_NOSORT, NULL, &found);
 
     GR_CHECK(rc != GLOB_NOSPACE, GR_ERR_NOMEM, "input %s: out of memory", pattern);
-    GR_CHECK(rc == 0 && found.gl_pathc > 0, GR_ERR_INPUT, "input %s: no such file, and as a pattern it matches none", pattern);
+    GR_CHECK(rc == 0 && found.gl_pathc > 0, GR_ERR_INPUT, "input %s: no such file, and as a pattern it matches none",
+             pattern);
     qsort(found.gl_pathv, found.gl_pathc, sizeof *found.gl_pathv, bytewise);
     for (size_t i = 0; i < found.gl_pathc; i++) GR_TRY(add_path(f, found.gl_pathv[i], 0, cap));
 out:
@@ -90,8 +91,10 @@ gr_status gr_files_open(gr_files *f, const char *const *inputs, int64_t n_input)
     GR_TRY(gr_alloc(&fresh.first, (uint64_t)cap, sizeof *fresh.first, "input files"));
     GR_TRY(gr_alloc(&fresh.name_at, (uint64_t)cap, sizeof *fresh.name_at, "input files"));
     for (int64_t i = 0; i < n_input; i++) {
-        if (!gr_exists(inputs[i]) && strpbrk(inputs[i], "*?[")) GR_TRY(add_glob(&fresh, inputs[i], &cap));
-        else GR_TRY(add_path(&fresh, inputs[i], 0, &cap));
+        if (!gr_exists(inputs[i]) && strpbrk(inputs[i], "*?["))
+            GR_TRY(add_glob(&fresh, inputs[i], &cap));
+        else
+            GR_TRY(add_path(&fresh, inputs[i], 0, &cap));
     }
     GR_CHECK(fresh.n > 0, GR_ERR_INPUT, "the input has no files");
     *f = fresh;
@@ -155,11 +158,11 @@ typedef struct slice {
     const char       *path;
     const gr_reading *how;
     int               fd;
-    int64_t           size;        /* of the file                                         */
-    int64_t           first, end;  /* documents that begin in here                        */
-    gr_bytes          held;        /* bytes [from, from + held.n) of the file             */
+    int64_t           size;       /* of the file                                         */
+    int64_t           first, end; /* documents that begin in here                        */
+    gr_bytes          held;       /* bytes [from, from + held.n) of the file             */
     int64_t           from;
-    gr_bytes          clean;       /* scratch: a document with replacements               */
+    gr_bytes          clean; /* scratch: a document with replacements               */
 } slice;
 
 void gr_documents_close(gr_documents *d)
@@ -211,8 +214,8 @@ static gr_status make_valid(gr_documents *d, slice *s, int64_t at, const char **
     int64_t       replaced = 0;
 
     if (valid == *n) goto out;
-    GR_CHECK(s->how->replace_invalid, GR_ERR_INPUT, "%s: not UTF-8 at byte %lld (0x%02x)", s->path, (long long)(at + valid),
-             (unsigned char)(*text)[valid]);
+    GR_CHECK(s->how->replace_invalid, GR_ERR_INPUT, "%s: not UTF-8 at byte %lld (0x%02x)", s->path,
+             (long long)(at + valid), (unsigned char)(*text)[valid]);
     s->clean.n = 0;
     GR_TRY(gr_utf8_replace(*text, *n, &s->clean, &replaced));
     d->n_replaced += replaced;
@@ -248,8 +251,8 @@ static gr_status add_json(gr_documents *d, slice *s, int64_t at, const char *lin
     if (blank(line, n)) goto out;
     GR_TRY(make_valid(d, s, at, &line, &n));
     st = gr_jsonl_string(line, n, s->how->field, s->how->replace_invalid, &d->text, &d->n_replaced, &error);
-    GR_CHECK(st != GR_ERR_INPUT, GR_ERR_INPUT, "%s:%lld: expected {\"%s\": string}; at byte %lld of the line: %s", s->path,
-             (long long)line_number(s, at), s->how->field, (long long)error.at, error.what);
+    GR_CHECK(st != GR_ERR_INPUT, GR_ERR_INPUT, "%s:%lld: expected {\"%s\": string}; at byte %lld of the line: %s",
+             s->path, (long long)line_number(s, at), s->how->field, (long long)error.at, error.what);
     GR_TRY(st);
     GR_TRY(close_document(d));
 out:
@@ -279,7 +282,8 @@ static gr_status line_end(slice *s, int64_t at, int64_t *end)
 
     for (;;) {
         const int64_t     have = s->from + s->held.n;
-        const char *const p = have > searched ? memchr(s->held.v + (searched - s->from), '\n', (size_t)(have - searched)) : NULL;
+        const char *const p =
+            have > searched ? memchr(s->held.v + (searched - s->from), '\n', (size_t)(have - searched)) : NULL;
         if (p) {
             *end = s->from + (p - s->held.v);
             break;
@@ -295,8 +299,8 @@ out:
     return st;
 }
 
-/* Where to begin reading so that the line that holds byte s->first - 1 is known to be blank or not: at its first byte, or at
- * one that is not blank. */
+/* Where to begin reading so that the line that holds byte s->first - 1 is known to be blank or not: at its first byte,
+ * or at one that is not blank. */
 static gr_status look_back(const slice *s, int64_t *start)
 {
     gr_status st = GR_OK;
@@ -333,8 +337,10 @@ static gr_status read_lines(gr_documents *d, slice *s)
         GR_TRY(line_end(s, at, &end));
         line = s->held.v + (at - s->from);
         if (at < s->first) continue;
-        if (s->how->document == GR_DOCUMENT_JSONL) GR_TRY(add_json(d, s, at, line, end - at));
-        else GR_TRY(add_text(d, s, at, line, without_cr(line, end - at)));
+        if (s->how->document == GR_DOCUMENT_JSONL)
+            GR_TRY(add_json(d, s, at, line, end - at));
+        else
+            GR_TRY(add_text(d, s, at, line, without_cr(line, end - at)));
     }
 out:
     return st;

@@ -1,7 +1,7 @@
 /** @file corpus.h  Text as it lies on disk: which files, which work units, which documents.  [local]
  *
- * All input files, in order, are one logical stream of bytes. Unit u is the bytes [u, u + 1) * unit_bytes of it, and a document
- * belongs to the unit in which its first byte lies. So the division depends on the input and on unit_bytes
+ * All input files, in order, are one logical stream of bytes. Unit u is the bytes [u, u + 1) * unit_bytes of it, and a
+ * document belongs to the unit in which its first byte lies. So the division depends on the input and on unit_bytes
  * only, never on the number of ranks.
  *
  * A document is
@@ -40,8 +40,8 @@ typedef struct gr_files {
 
 /** Documents of one unit. */
 typedef struct gr_documents {
-    gr_bytes text;    /**< all of them, end to end                          */
-    int64_t *end;     /**< [n] where each ends in `text`, owned             */
+    gr_bytes text; /**< all of them, end to end                          */
+    int64_t *end;  /**< [n] where each ends in `text`, owned             */
     int64_t  n, cap;
     int64_t  n_empty;    /**< dropped because they held nothing             */
     int64_t  n_replaced; /**< invalid sequences replaced                    */

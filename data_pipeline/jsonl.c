@@ -37,9 +37,12 @@ static int32_t hex4(const reader *r)
     if (r->at + 4 > r->n) return -1;
     for (int i = 0; i < 4; i++) {
         const char c = r->s[r->at + i], low = (char)(c | 32);
-        if (c >= '0' && c <= '9') v = v * 16 + (c - '0');
-        else if (low >= 'a' && low <= 'f') v = v * 16 + (low - 'a' + 10);
-        else return -1;
+        if (c >= '0' && c <= '9')
+            v = v * 16 + (c - '0');
+        else if (low >= 'a' && low <= 'f')
+            v = v * 16 + (low - 'a' + 10);
+        else
+            return -1;
     }
     return v;
 }
@@ -112,8 +115,10 @@ static bool read_digits(reader *r)
 static gr_status skip_number(reader *r)
 {
     if (peek(r) == '-') r->at++;
-    if (peek(r) == '0') r->at++;
-    else if (!read_digits(r)) return broken(r, "a value was expected");
+    if (peek(r) == '0')
+        r->at++;
+    else if (!read_digits(r))
+        return broken(r, "a value was expected");
     if (peek(r) == '.') {
         r->at++;
         if (!read_digits(r)) return broken(r, "a number without digits after its point");
@@ -149,7 +154,8 @@ static gr_status skip_value(reader *r)
             GR_TRY(read_string(r, NULL));
         } else if (c >= 'a' && c <= 'z') {
             int i = 0;
-            while (i < 3 && (r->at + (int64_t)strlen(word[i]) > r->n || memcmp(r->s + r->at, word[i], strlen(word[i])))) i++;
+            while (i < 3 && (r->at + (int64_t)strlen(word[i]) > r->n || memcmp(r->s + r->at, word[i], strlen(word[i]))))
+                i++;
             if (i == 3) return broken(r, "a value was expected");
             r->at += (int64_t)strlen(word[i]);
         } else {

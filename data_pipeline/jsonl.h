@@ -12,8 +12,8 @@ GR_C_BEGIN
 
 /** What a line may suffer from. */
 typedef struct gr_jsonl_error {
-    const char *what;  /**< NULL: nothing. "a string is not closed", ... */
-    int64_t     at;    /**< byte of the line */
+    const char *what; /**< NULL: nothing. "a string is not closed", ... */
+    int64_t     at;   /**< byte of the line */
 } gr_jsonl_error;
 
 /** Append the string under `field` of the object in line[0..n) to *text; of several, the last (as Python does).

@@ -81,9 +81,9 @@ static int64_t spaces(const gr_unicode *u, const char *text, int64_t n, int64_t 
 
 static int64_t next_gpt2(const gr_unicode *u, const char *text, int64_t n, int64_t at)
 {
-    int64_t   from = at;
-    int       length = 0, k;
-    int64_t   end = text[at] == '\'' ? contraction(text, n, at, false) : 0;
+    int64_t from = at;
+    int     length = 0, k;
+    int64_t end = text[at] == '\'' ? contraction(text, n, at, false) : 0;
 
     if (end) return end;
     if (text[at] == ' ' && at + 1 < n) from = at + 1;

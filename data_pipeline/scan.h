@@ -1,7 +1,8 @@
 /** @file scan.h  Hand-written scanners of the well-known pre-tokenizer patterns.  [local]
  *
- * A scanner finds, from a position in the text, the end of the match the pattern has there; these patterns match at every
- * position, so there are no gaps. Ten times as fast as the expression; equal to it by test (tests/unit/test_tokenizer.c).
+ * A scanner finds, from a position in the text, the end of the match the pattern has there; these patterns match at
+ * every position, so there are no gaps. Ten times as fast as the expression; equal to it by test
+ * (tests/unit/test_tokenizer.c).
  */
 #ifndef GR_DATA_PIPELINE_SCAN_H
 #define GR_DATA_PIPELINE_SCAN_H

@@ -20,7 +20,7 @@ struct gr_split {
     pcre2_jit_stack     *stack;
     foreign             *foreign; /* ascending */
     int64_t              n_foreign, cap_foreign;
-    gr_bytes              subject;
+    gr_bytes             subject;
 };
 
 /* ---- what Oniguruma and PCRE2 read alike ------------------------------------------------------- */
@@ -141,19 +141,19 @@ out:
 /* The pattern is compiled with the meaning Ruby syntax gives it: ^ and $ at every line, . not \n. */
 static gr_status open_pcre2(gr_split *s, const char *pattern, const char *name)
 {
-    const char *const why = unportable(pattern);
-    gr_status         st = GR_OK;
-    int               error = 0;
-    PCRE2_SIZE        at = 0;
-    PCRE2_UCHAR       text[128] = "";
+    const char *const      why = unportable(pattern);
+    gr_status              st = GR_OK;
+    int                    error = 0;
+    PCRE2_SIZE             at = 0;
+    PCRE2_UCHAR            text[128] = "";
     pcre2_compile_context *how = pcre2_compile_context_create(NULL);
 
     GR_CHECK(how, GR_ERR_NOMEM, "PCRE2: out of memory");
     GR_CHECK(!why, GR_ERR_INPUT, "%s: pre_tokenizer: pattern \"%s\" uses %s, which Graft does not support", name,
              pattern, why);
     pcre2_set_newline(how, PCRE2_NEWLINE_LF);
-    s->code = pcre2_compile((PCRE2_SPTR)pattern, PCRE2_ZERO_TERMINATED, PCRE2_UTF | PCRE2_UCP | PCRE2_MULTILINE,
-                            &error, &at, how);
+    s->code = pcre2_compile((PCRE2_SPTR)pattern, PCRE2_ZERO_TERMINATED, PCRE2_UTF | PCRE2_UCP | PCRE2_MULTILINE, &error,
+                            &at, how);
     if (!s->code) pcre2_get_error_message(error, text, sizeof text);
     GR_CHECK(s->code, GR_ERR_INPUT, "%s: pre_tokenizer: bad pattern at character %zu of \"%s\": %s", name, (size_t)at,
              pattern, (const char *)text);
@@ -205,8 +205,10 @@ static uint32_t stand_in_for(const gr_split *s, uint32_t c)
 
     while (lo < hi) {
         const int64_t mid = (lo + hi + 1) / 2;
-        if (s->foreign[mid].first <= c) lo = mid;
-        else hi = mid - 1;
+        if (s->foreign[mid].first <= c)
+            lo = mid;
+        else
+            hi = mid - 1;
     }
     return s->n_foreign && c >= s->foreign[lo].first && c < s->foreign[lo].end ? s->foreign[lo].stand_in : c;
 }
@@ -249,8 +251,9 @@ static gr_status find_match(gr_split *s, gr_cut *c)
                              PCRE2_NO_UTF_CHECK, s->match, s->context);
         c->match_first = c->match_end = c->n + 1;
         if (rc == PCRE2_ERROR_NOMATCH) break;
-        GR_CHECK(rc >= 0, GR_ERR_INPUT, "the pre-tokenizer's pattern gives up at byte %lld of the text (PCRE2 error %d)",
-                 (long long)c->search, rc);
+        GR_CHECK(rc >= 0, GR_ERR_INPUT,
+                 "the pre-tokenizer's pattern gives up at byte %lld of the text (PCRE2 error %d)", (long long)c->search,
+                 rc);
         if (v[0] == v[1] && c->last_match == (int64_t)v[1]) {
             if (c->search < c->n) gr_utf8_decode(c->text + c->search, &length);
             c->search += length;

@@ -1,10 +1,10 @@
 /** @file split.h  Cutting text into pre-tokens by a regular expression.  [local]
  *
  * HuggingFace's Split(Regex, Isolated): every match is a piece, and so is every stretch between matches.
- * The patterns of GPT-2, Llama 3 and Qwen 2 and 3 have scanners of their own (exactly equal, tests/unit/test_tokenizer.c
- * compares them); any other goes through PCRE2 with JIT. The reference's engine is Oniguruma with Ruby syntax: what PCRE2
- * reads differently is refused, and code points it classifies differently are shown to it as a neighbour of the
- * right category.
+ * The patterns of GPT-2, Llama 3 and Qwen 2 and 3 have scanners of their own (exactly equal,
+ * tests/unit/test_tokenizer.c compares them); any other goes through PCRE2 with JIT. The reference's engine is
+ * Oniguruma with Ruby syntax: what PCRE2 reads differently is refused, and code points it classifies differently are
+ * shown to it as a neighbour of the right category.
  */
 #ifndef GR_DATA_PIPELINE_SPLIT_H
 #define GR_DATA_PIPELINE_SPLIT_H

@@ -21,7 +21,7 @@ typedef struct worker {
     gr_bytes                   mask;
     int64_t                   *offset; /* documents of the unit at hand */
     int64_t                    cap_offset;
-    gr_shard_info             *info;   /* of the units of this rank, in order */
+    gr_shard_info             *info; /* of the units of this rank, in order */
     int64_t                    n_info;
     int64_t                    n_kept, n_empty, n_replaced;
 } worker;
@@ -78,7 +78,8 @@ static gr_status prepare(const gr_comm *c, worker *w)
         GR_CHECK(w->corpus.eos >= 0, GR_ERR_CONFIG, "eos \"%s\" is not a token of %s", o->eos, o->tokenizer);
     }
     w->n_unit = gr_files_units(&w->files, o->reading.unit_bytes);
-    GR_CHECK(w->n_unit > 0, GR_ERR_INPUT, "the corpus is empty: %s%s: no file has a byte", o->inputs[0], o->n_input > 1 ? ", ..." : "");
+    GR_CHECK(w->n_unit > 0, GR_ERR_INPUT, "the corpus is empty: %s%s: no file has a byte", o->inputs[0],
+             o->n_input > 1 ? ", ..." : "");
     GR_TRY(gr_alloc(&w->info, (uint64_t)(w->n_unit / gr_comm_size(c) + 1), sizeof *w->info, "shards"));
 out:
     return st;
@@ -175,7 +176,8 @@ static gr_status do_units(const gr_comm *c, worker *w)
         gr_status     local = gr_fault(c, "tokenize");
         const int64_t end = first + round < w->n_unit ? first + round : w->n_unit;
 
-        for (int64_t u = first + gr_comm_rank(c); u < end && local == GR_OK; u += gr_comm_size(c)) local = do_unit(w, u);
+        for (int64_t u = first + gr_comm_rank(c); u < end && local == GR_OK; u += gr_comm_size(c))
+            local = do_unit(w, u);
         GR_TRY(gr_agree(c, local));
         if (w->n_unit > round) gr_log0("tokenized %lld of %lld shards", (long long)end, (long long)w->n_unit);
     }
@@ -205,7 +207,8 @@ static gr_status publish(const gr_comm *c, const worker *w, gr_tokenize_report *
         if (local == GR_OK && n_token == 0)
             local = gr_fail(__FILE__, __LINE__, GR_ERR_INPUT, "the corpus is empty: no document holds any text");
         if (local == GR_OK) local = gr_fault(c, "tokenize_publish");
-        if (local == GR_OK) local = gr_shards_publish(w->options->out_dir, &w->corpus, info, w->n_unit, w->options->config);
+        if (local == GR_OK)
+            local = gr_shards_publish(w->options->out_dir, &w->corpus, info, w->n_unit, w->options->config);
     }
     GR_TRY(gr_agree(c, local));
     gr_bcast(c, &report->n_doc, sizeof report->n_doc, 0);

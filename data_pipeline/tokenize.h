@@ -2,9 +2,9 @@
  *
  *     units (data_pipeline/corpus.h)  ->  unit u, on rank u mod ranks  ->  DIR/shard-u.h5  ->  DIR/index.json, last
  *
- * The output does not depend on the rank count, bit for bit. A shard that is already there and was made from the same documents
- * with the same tokenizer is kept: run the job again after a failure. A unit in which no document begins gives an
- * empty shard.
+ * The output does not depend on the rank count, bit for bit. A shard that is already there and was made from the same
+ * documents with the same tokenizer is kept: run the job again after a failure. A unit in which no document begins
+ * gives an empty shard.
  */
 #ifndef GR_DATA_PIPELINE_TOKENIZE_H
 #define GR_DATA_PIPELINE_TOKENIZE_H
@@ -17,23 +17,23 @@ GR_C_BEGIN
 
 /** What to do; everything is borrowed for the duration of the call. */
 typedef struct gr_tokenize_options {
-    const char *const *inputs;    /**< [n_input] files, directories, globs                                */
+    const char *const *inputs; /**< [n_input] files, directories, globs                                */
     int64_t            n_input;
     gr_reading         reading;   /**< documents, unit size (4 MiB is good), invalid UTF-8                */
     const char        *tokenizer; /**< path of tokenizer.json                                             */
-    const char        *eos;       /**< content of the token that ends each document ("<|endoftext|>"); NULL or "": none */
-    const char        *out_dir;   /**< made if missing                                                    */
-    const char        *config;    /**< the resolved configuration, kept in every file. For equal bytes on any rank
-                                       count it must not name the rank count                              */
+    const char        *eos;     /**< content of the token that ends each document ("<|endoftext|>"); NULL or "": none */
+    const char        *out_dir; /**< made if missing                                                    */
+    const char        *config;  /**< the resolved configuration, kept in every file. For equal bytes on any rank
+                                     count it must not name the rank count                              */
 } gr_tokenize_options;
 
 /** What was done, the same on every rank. */
 typedef struct gr_tokenize_report {
-    int64_t n_file, n_byte;        /**< input                                        */
-    int64_t n_shard, n_kept;       /**< output; kept from an earlier run             */
-    int64_t n_doc, n_token;        /**< in all shards; end-of-document ids included  */
-    int64_t n_empty;               /**< documents dropped because they held nothing  */
-    int64_t n_replaced;            /**< invalid sequences replaced by U+FFFD         */
+    int64_t n_file, n_byte;  /**< input                                        */
+    int64_t n_shard, n_kept; /**< output; kept from an earlier run             */
+    int64_t n_doc, n_token;  /**< in all shards; end-of-document ids included  */
+    int64_t n_empty;         /**< documents dropped because they held nothing  */
+    int64_t n_replaced;      /**< invalid sequences replaced by U+FFFD         */
     int64_t vocab_size;
     char    tokenizer[17];
 } gr_tokenize_report;

@@ -88,8 +88,10 @@ static gr_status encode_pieces(gr_tokenizer *t, int k, const char *text, int64_t
         for (;;) {
             GR_TRY(gr_split_next(stage->split, &c));
             if (c.end == c.first) break;
-            if (last) GR_TRY(gr_bpe_encode(t->bpe, text + c.first, c.end - c.first, n - c.end + slack, ids));
-            else GR_TRY(encode_pieces(t, k + 1, text + c.first, c.end - c.first, n - c.end + slack, ids));
+            if (last)
+                GR_TRY(gr_bpe_encode(t->bpe, text + c.first, c.end - c.first, n - c.end + slack, ids));
+            else
+                GR_TRY(encode_pieces(t, k + 1, text + c.first, c.end - c.first, n - c.end + slack, ids));
         }
         break;
     case GR_STAGE_DIGIT:
@@ -130,8 +132,10 @@ static gr_status encode_plain(gr_tokenizer *t, const char *text, int64_t n, int6
     }
     parts = gr_parts_of(t->normalized, t->unicode, text, n);
     while (gr_parts_next(&parts, &part)) {
-        if (part.id >= 0) GR_TRY(gr_ids_push(ids, (uint32_t)part.id));
-        else GR_TRY(encode_pieces(t, 0, text + part.first, part.end - part.first, n - part.end + slack, ids));
+        if (part.id >= 0)
+            GR_TRY(gr_ids_push(ids, (uint32_t)part.id));
+        else
+            GR_TRY(encode_pieces(t, 0, text + part.first, part.end - part.first, n - part.end + slack, ids));
     }
 out:
     return st;
@@ -149,8 +153,10 @@ gr_status gr_tokenizer_encode(gr_tokenizer *t, const char *text, int64_t n, bool
     for (int i = 0; add_special_tokens && i < t->n_before; i++) GR_TRY(gr_ids_push(ids, t->before[i]));
     parts = gr_parts_of(t->raw, t->unicode, text, n);
     while (gr_parts_next(&parts, &part)) {
-        if (part.id >= 0) GR_TRY(gr_ids_push(ids, (uint32_t)part.id));
-        else GR_TRY(encode_plain(t, text + part.first, part.end - part.first, n - part.end, ids));
+        if (part.id >= 0)
+            GR_TRY(gr_ids_push(ids, (uint32_t)part.id));
+        else
+            GR_TRY(encode_plain(t, text + part.first, part.end - part.first, n - part.end, ids));
     }
     for (int i = 0; add_special_tokens && i < t->n_after; i++) GR_TRY(gr_ids_push(ids, t->after[i]));
 out:
@@ -166,8 +172,10 @@ static const gr_named *named_of(const gr_tokenizer *t, uint32_t id)
     while (lo <= hi) {
         const int64_t mid = (lo + hi) / 2;
         if (t->named[mid].id == id) return &t->named[mid];
-        if (t->named[mid].id < id) lo = mid + 1;
-        else hi = mid - 1;
+        if (t->named[mid].id < id)
+            lo = mid + 1;
+        else
+            hi = mid - 1;
     }
     return NULL;
 }

@@ -34,8 +34,8 @@ void      gr_tokenizer_close(gr_tokenizer **t);
  * GR_ERR_INPUT: not valid UTF-8; the message gives the byte offset. */
 gr_status gr_tokenizer_encode(gr_tokenizer *t, const char *text, int64_t n, bool add_special_tokens, gr_ids *ids);
 
-/** Append the text of `ids`; bytes that are not UTF-8 become U+FFFD; ids without a token are skipped, and so are special
- * tokens when skip_special. */
+/** Append the text of `ids`; bytes that are not UTF-8 become U+FFFD; ids without a token are skipped, and so are
+ * special tokens when skip_special. */
 gr_status gr_tokenizer_decode(gr_tokenizer *t, const uint32_t *ids, int64_t n, bool skip_special, gr_bytes *text);
 
 /** The bytes one id stands for (a view; they need not be whole characters); *n is 0 for an id without a token. */

@@ -28,13 +28,14 @@ static const char *type_of(const json_t *component)
 }
 
 /* A boolean member; absent takes `fallback`. */
-static gr_status get_bool(const source *f, const char *where, const json_t *obj, const char *key, bool fallback, bool *v)
+static gr_status get_bool(const source *f, const char *where, const json_t *obj, const char *key, bool fallback,
+                          bool *v)
 {
     const json_t *member = json_object_get(obj, key);
     gr_status     st = GR_OK;
 
-    GR_CHECK(!member || json_is_boolean(member), GR_ERR_INPUT, "%s: %s.%s is %s, expected true or false", f->path, where,
-             key, kind_of(member));
+    GR_CHECK(!member || json_is_boolean(member), GR_ERR_INPUT, "%s: %s.%s is %s, expected true or false", f->path,
+             where, key, kind_of(member));
     *v = member ? json_is_true(member) : fallback;
 out:
     return st;
@@ -151,13 +152,14 @@ static gr_status load_vocab(gr_tokenizer *t, const source *f, const json_t *voca
     json_t     *id = NULL;
     size_t      n = 0;
 
-    json_object_keylen_foreach ((json_t *)(uintptr_t)vocab, text, n, id) {
+    json_object_keylen_foreach((json_t *)(uintptr_t)vocab, text, n, id)
+    {
         const json_int_t v = json_integer_value(id);
         GR_CHECK(json_is_integer(id) && v >= 0 && v < ID_LIMIT, GR_ERR_INPUT,
                  "%s: model.vocab: the id of \"%.64s\" must be an integer in [0, %d)", f->path, text, ID_LIMIT);
         st = gr_bpe_add_token(t->bpe, (uint32_t)v, text, (int64_t)n);
-        GR_CHECK(st != GR_ERR_INPUT, GR_ERR_INPUT, "%s: model.vocab: \"%.64s\" has id %lld, which another token has too",
-                 f->path, text, (long long)v);
+        GR_CHECK(st != GR_ERR_INPUT, GR_ERR_INPUT,
+                 "%s: model.vocab: \"%.64s\" has id %lld, which another token has too", f->path, text, (long long)v);
         if (st != GR_OK) goto out;
         if (v >= t->vocab_size) t->vocab_size = v + 1;
     }
@@ -196,7 +198,7 @@ out:
 static gr_status load_merges(gr_tokenizer *t, const source *f, const json_t *merges)
 {
     gr_status st = GR_OK;
-    gr_bytes   whole = {0};
+    gr_bytes  whole = {0};
     int64_t   skipped = 0;
 
     for (int64_t i = 0; i < (int64_t)json_array_size(merges); i++) {
@@ -217,8 +219,8 @@ static gr_status load_merges(gr_tokenizer *t, const source *f, const json_t *mer
             GR_TRY(gr_bytes_push(&whole, part[k], length[k]));
         }
         id[2] = gr_bpe_find(t->bpe, whole.v, whole.n);
-        GR_CHECK(id[2] >= 0, GR_ERR_INPUT, "%s: model.merges[%lld]: the merged \"%.*s\" is not in the vocabulary", f->path,
-                 (long long)i, (int)(whole.n < 64 ? whole.n : 64), whole.v);
+        GR_CHECK(id[2] >= 0, GR_ERR_INPUT, "%s: model.merges[%lld]: the merged \"%.*s\" is not in the vocabulary",
+                 f->path, (long long)i, (int)(whole.n < 64 ? whole.n : 64), whole.v);
         GR_TRY(gr_bpe_add_merge(t->bpe, (uint32_t)(i - skipped), (uint32_t)id[0], (uint32_t)id[1], (uint32_t)id[2]));
     }
 out:
@@ -228,13 +230,13 @@ out:
 
 static gr_status load_model(gr_tokenizer *t, const source *f, const json_t *model)
 {
-    static const char *const off[] = {"dropout",  "unk_token",     "continuing_subword_prefix", "end_of_word_suffix",
+    static const char *const off[] = {"dropout",  "unk_token",    "continuing_subword_prefix", "end_of_word_suffix",
                                       "fuse_unk", "byte_fallback"};
-    const json_t *vocab = json_object_get(model, "vocab"), *merges = json_object_get(model, "merges");
-    const char   *type = json_string_value(json_object_get(model, "type"));
-    gr_status     st = GR_OK;
-    bool          whole_words = false;
-    int           missing = 0;
+    const json_t            *vocab = json_object_get(model, "vocab"), *merges = json_object_get(model, "merges");
+    const char              *type = json_string_value(json_object_get(model, "type"));
+    gr_status                st = GR_OK;
+    bool                     whole_words = false;
+    int                      missing = 0;
 
     GR_CHECK(json_is_object(model), GR_ERR_INPUT, "%s: model is %s, expected an object", f->path, kind_of(model));
     GR_CHECK(!json_object_get(model, "type") || (type && !strcmp(type, "BPE")), GR_ERR_INPUT,
@@ -243,7 +245,8 @@ static gr_status load_model(gr_tokenizer *t, const source *f, const json_t *mode
     GR_CHECK(json_is_object(vocab) && json_object_size(vocab) > 0, GR_ERR_INPUT,
              "%s: model.vocab is %s, expected an object of token: id", f->path,
              json_is_object(vocab) ? "empty" : kind_of(vocab));
-    GR_CHECK(json_is_array(merges), GR_ERR_INPUT, "%s: model.merges is %s, expected an array", f->path, kind_of(merges));
+    GR_CHECK(json_is_array(merges), GR_ERR_INPUT, "%s: model.merges is %s, expected an array", f->path,
+             kind_of(merges));
     GR_TRY(get_bool(f, "model", model, "ignore_merges", false, &whole_words));
     GR_TRY(gr_bpe_open(&t->bpe, (int64_t)json_object_size(vocab), (int64_t)json_array_size(merges)));
     GR_TRY(load_vocab(t, f, vocab));
@@ -263,17 +266,16 @@ static int by_id(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-/* The reference does not read ids: a token of the model keeps the model's, others are numbered from the model's size on.
- * A file that says otherwise would be read differently by it and by us. */
+/* The reference does not read ids: a token of the model keeps the model's, others are numbered from the model's size
+ * on. A file that says otherwise would be read differently by it and by us. */
 static gr_status check_id(const gr_tokenizer *t, const source *f, const json_t *content, int64_t id, int64_t *next_id)
 {
     gr_status     st = GR_OK;
-    const int64_t in_model =
-        gr_bpe_find(t->bpe, json_string_value(content), (int64_t)json_string_length(content));
+    const int64_t in_model = gr_bpe_find(t->bpe, json_string_value(content), (int64_t)json_string_length(content));
     const int64_t expect = in_model >= 0 ? in_model : (*next_id)++;
 
-    GR_CHECK(id == expect, GR_ERR_INPUT, "%s: added_tokens: \"%.64s\" has id %lld, but HuggingFace gives it %lld", f->path,
-             json_string_value(content), (long long)id, (long long)expect);
+    GR_CHECK(id == expect, GR_ERR_INPUT, "%s: added_tokens: \"%.64s\" has id %lld, but HuggingFace gives it %lld",
+             f->path, json_string_value(content), (long long)id, (long long)expect);
 out:
     return st;
 }
@@ -281,7 +283,7 @@ out:
 static gr_status load_added(gr_tokenizer *t, const source *f, const json_t *list, int64_t n_vocab)
 {
     gr_status st = GR_OK;
-    gr_bytes   scratch = {0};
+    gr_bytes  scratch = {0};
     int64_t   next_id = n_vocab;
 
     GR_CHECK(!list || json_is_array(list), GR_ERR_INPUT, "%s: added_tokens is %s, expected an array", f->path,
@@ -297,8 +299,9 @@ static gr_status load_added(gr_tokenizer *t, const source *f, const json_t *list
         int64_t       id = 0, n = (int64_t)json_string_length(content);
         const char   *text = json_string_value(content);
 
-        GR_CHECK(text && n > 0, GR_ERR_INPUT, "%s: added_tokens[%zu].content is %s, expected a string that is not empty",
-                 f->path, i, kind_of(content));
+        GR_CHECK(text && n > 0, GR_ERR_INPUT,
+                 "%s: added_tokens[%zu].content is %s, expected a string that is not empty", f->path, i,
+                 kind_of(content));
         GR_TRY(gr_json_get_int(v, f->path, "id", 0, ID_LIMIT - 1, &id));
         GR_TRY(check_id(t, f, content, id, &next_id));
         token.id = (uint32_t)id;
@@ -314,7 +317,8 @@ static gr_status load_added(gr_tokenizer *t, const source *f, const json_t *list
         named->normalized = normalized;
         t->n_named++;
         if (normalized && t->nfc) GR_TRY(gr_nfc(t->unicode, text, n, &scratch, &changed));
-        st = gr_added_push(normalized ? t->normalized : t->raw, changed ? scratch.v : text, changed ? scratch.n : n, token);
+        st = gr_added_push(normalized ? t->normalized : t->raw, changed ? scratch.v : text, changed ? scratch.n : n,
+                           token);
         GR_CHECK(st != GR_ERR_INPUT, GR_ERR_INPUT, "%s: added_tokens: \"%.64s\" is there twice", f->path, text);
         if (st != GR_OK) goto out;
         if (id >= t->vocab_size) t->vocab_size = id + 1;
@@ -328,7 +332,8 @@ out:
 /* ---- post_processor ------------------------------------------------------------------------------------ */
 
 /* One item of a template: {"SpecialToken": {"id": "<s>"}} or {"Sequence": {"id": "A"}}. */
-static gr_status load_template_item(gr_tokenizer *t, const source *f, const json_t *v, const json_t *tokens, bool *text_seen)
+static gr_status load_template_item(gr_tokenizer *t, const source *f, const json_t *v, const json_t *tokens,
+                                    bool *text_seen)
 {
     gr_status     st = GR_OK;
     const char   *name = json_string_value(json_object_get(json_object_get(v, "SpecialToken"), "id"));
@@ -368,8 +373,8 @@ static gr_status load_post_processor(gr_tokenizer *t, const source *f, const jso
     } else if (!strcmp(type_of(v), "TemplateProcessing") && json_is_array(single)) {
         GR_CHECK(!t->n_before && !t->n_after, GR_ERR_INPUT, "%s: post_processor: two templates", f->path);
         for (size_t i = 0; i < json_array_size(single); i++)
-            GR_TRY(load_template_item(t, f, json_array_get(single, i), json_object_get(v, "special_tokens"),
-                                      &text_seen));
+            GR_TRY(
+                load_template_item(t, f, json_array_get(single, i), json_object_get(v, "special_tokens"), &text_seen));
         GR_CHECK(text_seen, GR_ERR_INPUT, "%s: post_processor: the template does not hold the text", f->path);
     } else {
         GR_FAIL(GR_ERR_INPUT, "%s: post_processor %s is not supported; Graft reads ByteLevel and TemplateProcessing",
@@ -403,7 +408,7 @@ static gr_status build_decoder(gr_tokenizer *t)
 {
     gr_status st = GR_OK;
     int64_t   i_named = 0;
-    gr_bytes   normal = {0};
+    gr_bytes  normal = {0};
 
     GR_TRY(gr_alloc(&t->bytes_at, (uint64_t)t->vocab_size + 1, sizeof *t->bytes_at, "decoder"));
     for (int64_t id = 0; id < t->vocab_size; id++) {

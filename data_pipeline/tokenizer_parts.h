@@ -12,16 +12,16 @@ enum { GR_MAX_STAGES = 8, GR_MAX_TEMPLATE = 16 };
 
 /** One step of the pre-tokenizer: each piece of the step before is cut further. */
 typedef enum gr_stage_kind {
-    GR_STAGE_SPLIT,      /**< by a pattern                       */
-    GR_STAGE_DIGIT,      /**< each digit a piece                 */
-    GR_STAGE_DIGITS,     /**< each run of digits a piece         */
-    GR_STAGE_ADD_PREFIX  /**< put a space in front unless one is */
+    GR_STAGE_SPLIT,     /**< by a pattern                       */
+    GR_STAGE_DIGIT,     /**< each digit a piece                 */
+    GR_STAGE_DIGITS,    /**< each run of digits a piece         */
+    GR_STAGE_ADD_PREFIX /**< put a space in front unless one is */
 } gr_stage_kind;
 
 typedef struct gr_stage {
     gr_stage_kind kind;
     gr_split     *split; /**< owned; GR_STAGE_SPLIT     */
-    gr_bytes       text;  /**< owned; GR_STAGE_ADD_PREFIX */
+    gr_bytes      text;  /**< owned; GR_STAGE_ADD_PREFIX */
 } gr_stage;
 
 /** An added token, for decoding and look-up. */
@@ -47,9 +47,9 @@ struct gr_tokenizer {
     int64_t       n_named;
     int64_t       vocab_size;
     int64_t      *bytes_at; /**< [vocab_size + 1]: what id i decodes to, bytes.v + bytes_at[i] .. bytes_at[i + 1] */
-    gr_bytes       bytes;
-    gr_bytes       nfc_text; /**< scratch */
-    gr_bytes       raw_text; /**< scratch of decode */
+    gr_bytes      bytes;
+    gr_bytes      nfc_text; /**< scratch */
+    gr_bytes      raw_text; /**< scratch of decode */
     char          digest[17];
 };
 

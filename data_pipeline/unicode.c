@@ -16,8 +16,10 @@ int gr_gc(uint32_t c)
 
     while (lo < hi) {
         const int64_t mid = (lo + hi + 1) / 2;
-        if (category_run[mid] >> 5 <= c) lo = mid;
-        else hi = mid - 1;
+        if (category_run[mid] >> 5 <= c)
+            lo = mid;
+        else
+            hi = mid - 1;
     }
     return (int)(category_run[lo] & 31);
 }
@@ -39,10 +41,10 @@ gr_status gr_unicode_open(gr_unicode **out_u)
 {
     /* \w is Alphabetic, M, Nd, Pc and Join_Control (UTS 18, annex C); Alphabetic beyond L and Nl is
      * marks and these circled and squared letters. */
-    static const uint32_t word[][2] = {{0x200C, 0x200E},   {0x24B6, 0x24EA},   {0x1F130, 0x1F14A},
-                                       {0x1F150, 0x1F16A}, {0x1F170, 0x1F18A}};
-    gr_unicode           *u = NULL;
-    gr_status             st = GR_OK;
+    static const uint32_t word[][2] = {
+        {0x200C, 0x200E}, {0x24B6, 0x24EA}, {0x1F130, 0x1F14A}, {0x1F150, 0x1F16A}, {0x1F170, 0x1F18A}};
+    gr_unicode *u = NULL;
+    gr_status   st = GR_OK;
 
     GR_TRY(gr_alloc(&u, 1, sizeof *u, "Unicode tables"));
     GR_TRY(gr_alloc(&u->cls, GR_UNICODE_SIZE, 1, "Unicode classes"));
@@ -57,8 +59,7 @@ gr_status gr_unicode_open(gr_unicode **out_u)
     for (int64_t i = 0; i < COUNT(word); i++) set_flag(u->cls, word[i][0], word[i][1], GR_CLASS_WORD);
     for (int64_t i = 0; i < COUNT(numeric_edge); i += 2)
         set_flag(u->cls, numeric_edge[i], numeric_edge[i + 1], GR_CLASS_NUMERIC);
-    for (int64_t i = 0; i < COUNT(nfc_edge); i += 2)
-        set_flag(u->cls, nfc_edge[i], nfc_edge[i + 1], GR_CLASS_NFC);
+    for (int64_t i = 0; i < COUNT(nfc_edge); i += 2) set_flag(u->cls, nfc_edge[i], nfc_edge[i + 1], GR_CLASS_NFC);
     *out_u = u;
     u = NULL;
 out:
@@ -77,8 +78,8 @@ void gr_unicode_close(gr_unicode **u)
 /* Append NFC of a short segment: one boundary code point and the active ones after it. */
 static gr_status nfc_segment(gr_unicode *u, const char *text, int64_t n, gr_bytes *to)
 {
-    gr_status         st = GR_OK;
-    utf8proc_ssize_t  m = 0;
+    gr_status               st = GR_OK;
+    utf8proc_ssize_t        m = 0;
     const utf8proc_option_t option = UTF8PROC_STABLE | UTF8PROC_COMPOSE;
 
     /* A code point decomposes to at most 4 (U+1F82 and its kind). */

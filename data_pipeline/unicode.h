@@ -30,9 +30,9 @@ typedef enum gr_class {
 } gr_class;
 
 typedef struct gr_unicode {
-    uint8_t  *cls;        /**< [GR_UNICODE_SIZE], owned: a gr_class and flags */
-    int32_t  *point;      /**< scratch of gr_nfc, owned                       */
-    int64_t   n_point;
+    uint8_t *cls;   /**< [GR_UNICODE_SIZE], owned: a gr_class and flags */
+    int32_t *point; /**< scratch of gr_nfc, owned                       */
+    int64_t  n_point;
 } gr_unicode;
 
 gr_status gr_unicode_open(gr_unicode **u);

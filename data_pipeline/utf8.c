@@ -29,8 +29,7 @@ int64_t gr_utf8_valid(const char *text, int64_t n)
         uint64_t word;
         int      length;
 
-        while (at + 8 <= n && (memcpy(&word, s + at, 8), !(word & UINT64_C(0x8080808080808080))))
-            at += 8;
+        while (at + 8 <= n && (memcpy(&word, s + at, 8), !(word & UINT64_C(0x8080808080808080)))) at += 8;
         if (at == n) break;
         length = sequence(s + at, n - at);
         if (length < 0) break;

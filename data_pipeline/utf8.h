@@ -23,11 +23,9 @@ static inline uint32_t gr_utf8_decode(const char *text, int *length)
 
     if (s[0] < 0x80) return *length = 1, s[0];
     if (s[0] < 0xE0) return *length = 2, (uint32_t)(s[0] & 0x1F) << 6 | (s[1] & 0x3Fu);
-    if (s[0] < 0xF0)
-        return *length = 3,
-               (uint32_t)(s[0] & 0x0F) << 12 | (uint32_t)(s[1] & 0x3F) << 6 | (s[2] & 0x3Fu);
-    return *length = 4, (uint32_t)(s[0] & 0x07) << 18 | (uint32_t)(s[1] & 0x3F) << 12 |
-                            (uint32_t)(s[2] & 0x3F) << 6 | (s[3] & 0x3Fu);
+    if (s[0] < 0xF0) return *length = 3, (uint32_t)(s[0] & 0x0F) << 12 | (uint32_t)(s[1] & 0x3F) << 6 | (s[2] & 0x3Fu);
+    return *length = 4, (uint32_t)(s[0] & 0x07) << 18 | (uint32_t)(s[1] & 0x3F) << 12 | (uint32_t)(s[2] & 0x3F) << 6 |
+                            (s[3] & 0x3Fu);
 }
 
 /** Start of the code point that ends before text[at], at > 0. */

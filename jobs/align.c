@@ -1,8 +1,9 @@
 /**
  * align -- teach each new mixer to reproduce the attention it replaces.
  *
- * The teacher runs forward; every new mixer receives the input of the attention it replaces and learns to give its output. All other weights stay
- * frozen, and the layers learn independently of one another: an error in one cannot reach the next.
+ * The teacher runs forward; every new mixer receives the input of the attention it replaces and learns to give its
+ * output. All other weights stay frozen, and the layers learn independently of one another: an error in one cannot
+ * reach the next.
  *
  *   reads    model.weights     hybrid            (graft-convert)
  *            teacher.weights   Transformer       (graft-import)
@@ -23,8 +24,8 @@ int main(int argc, char **argv)
     gr_trainer *trainer = NULL; /* output directory, checkpoints, optimiser, metrics   */
     gr_aligner *aligner = NULL;
     gr_heldout *heldout = NULL;
-    gr_step     done = {0};     /* equal on all ranks                                  */
-    gr_product  product = {0};  /* weights.h5, when all is done                        */
+    gr_step     done = {0};    /* equal on all ranks                                  */
+    gr_product  product = {0}; /* weights.h5, when all is done                        */
     gr_status   st = GR_OK;
 
     /* Every call returns one status on all ranks: all go on, or all arrive at `out` together. */
@@ -33,8 +34,10 @@ int main(int argc, char **argv)
     GR_TRY(gr_product_open(&product, run, run->cfg->model.weights));
     if (product.finished) goto out;
     GR_TRY(gr_model_open(&teacher, run->comm, run->ops, run->cfg->teacher.weights, GR_WHOLE, NULL, 0));
-    GR_TRY(gr_model_open(&student, run->comm, run->ops, run->cfg->model.weights, GR_NEW_MIXERS, run->cfg->train.only, 0));
-    GR_TRY(gr_loader_open(&loader, run->comm, run->mesh->data, run->ops, &run->cfg->data, &run->cfg->train, "", teacher->spec.vocab));
+    GR_TRY(
+        gr_model_open(&student, run->comm, run->ops, run->cfg->model.weights, GR_NEW_MIXERS, run->cfg->train.only, 0));
+    GR_TRY(gr_loader_open(&loader, run->comm, run->mesh->data, run->ops, &run->cfg->data, &run->cfg->train, "",
+                          teacher->spec.vocab));
     GR_TRY(gr_trainer_open(&trainer, run, student, teacher, loader, 2 * student->spec.n_layer));
     GR_TRY(gr_aligner_open(&aligner, trainer, teacher));
     GR_TRY(gr_heldout_open(&heldout, run));

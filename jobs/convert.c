@@ -18,7 +18,8 @@ int main(int argc, char **argv)
     if (!run) goto out; /* --help and the like */
     GR_TRY(gr_product_open(&product, run, run->cfg->model.weights));
     if (!product.finished)
-        GR_TRY(gr_convert(run->comm, run->cfg->model.weights, &run->cfg->convert, &run->cfg->mixer, product.path, &product.by));
+        GR_TRY(gr_convert(run->comm, run->cfg->model.weights, &run->cfg->convert, &run->cfg->mixer, product.path,
+                          &product.by));
 out:
     gr_product_close(&product);
     return gr_run_close(&run, st);

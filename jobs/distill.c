@@ -1,8 +1,8 @@
 /**
  * distill -- teach the hybrid the teacher's predictions, end to end.
  *
- * The loss of a token is (1 - kl) cross-entropy + kl KL(teacher || student); the teacher's top-k log-probabilities and tail mass were stored by
- * graft-teacher once, and serve every student.
+ * The loss of a token is (1 - kl) cross-entropy + kl KL(teacher || student); the teacher's top-k log-probabilities and
+ * tail mass were stored by graft-teacher once, and serve every student.
  *
  *   reads    model.weights     hybrid                       (graft-align)
  *            data.shards       tokens                       (graft-tokenize)
@@ -21,17 +21,19 @@ int main(int argc, char **argv)
     gr_loader  *loader = NULL;  /* micro-batches with the teacher's predictions        */
     gr_trainer *trainer = NULL; /* output directory, checkpoints, optimiser, metrics   */
     gr_heldout *heldout = NULL;
-    gr_step     done = {0};     /* equal on all ranks                                  */
-    gr_product  product = {0};  /* weights.h5, when all is done                        */
+    gr_step     done = {0};    /* equal on all ranks                                  */
+    gr_product  product = {0}; /* weights.h5, when all is done                        */
     gr_status   st = GR_OK;
 
     GR_TRY(gr_run_open(&run, argc, argv, "distill"));
     if (!run) goto out; /* --help and the like */
-    GR_CHECK0(run->cfg->distill.kl == 0 || *run->cfg->distill.logits, GR_ERR_CONFIG, "distill.kl = %g needs distill.logits", run->cfg->distill.kl);
+    GR_CHECK0(run->cfg->distill.kl == 0 || *run->cfg->distill.logits, GR_ERR_CONFIG,
+              "distill.kl = %g needs distill.logits", run->cfg->distill.kl);
     GR_TRY(gr_product_open(&product, run, run->cfg->model.weights));
     if (product.finished) goto out;
     GR_TRY(gr_model_open(&model, run->comm, run->ops, run->cfg->model.weights, GR_WHOLE, run->cfg->train.only, 0));
-    GR_TRY(gr_loader_open(&loader, run->comm, run->mesh->data, run->ops, &run->cfg->data, &run->cfg->train, run->cfg->distill.logits, model->spec.vocab));
+    GR_TRY(gr_loader_open(&loader, run->comm, run->mesh->data, run->ops, &run->cfg->data, &run->cfg->train,
+                          run->cfg->distill.logits, model->spec.vocab));
     GR_TRY(gr_trainer_open(&trainer, run, model, NULL, loader, 3));
     GR_TRY(gr_heldout_open(&heldout, run));
 

@@ -23,7 +23,8 @@ int main(int argc, char **argv)
         GR_TRY(gr_results_logits(run, model));
         goto out;
     }
-    if (*run->cfg->evaluate.teacher) GR_TRY(gr_model_open(&teacher, run->comm, run->ops, run->cfg->evaluate.teacher, GR_WHOLE, NULL, 0));
+    if (*run->cfg->evaluate.teacher)
+        GR_TRY(gr_model_open(&teacher, run->comm, run->ops, run->cfg->evaluate.teacher, GR_WHOLE, NULL, 0));
     GR_TRY(gr_shards_open(&shards, run->comm, run->cfg->evaluate.shards));
     GR_TRY(gr_results_perplexity(run, model, teacher, shards));
 out:

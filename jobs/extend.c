@@ -12,13 +12,13 @@
 
 int main(int argc, char **argv)
 {
-    gr_run     *run = NULL;     /* ranks, backend, configuration                       */
+    gr_run     *run = NULL; /* ranks, backend, configuration                       */
     gr_model   *model = NULL;
     gr_loader  *loader = NULL;  /* micro-batches: a pure function of the step          */
     gr_trainer *trainer = NULL; /* output directory, checkpoints, optimiser, metrics   */
     gr_heldout *heldout = NULL;
-    gr_step     done = {0};     /* equal on all ranks                                  */
-    gr_product  product = {0};  /* weights.h5, when all is done                        */
+    gr_step     done = {0};    /* equal on all ranks                                  */
+    gr_product  product = {0}; /* weights.h5, when all is done                        */
     gr_status   st = GR_OK;
 
     GR_TRY(gr_run_open(&run, argc, argv, "extend"));
@@ -26,7 +26,8 @@ int main(int argc, char **argv)
     GR_TRY(gr_product_open(&product, run, *run->cfg->start.weights ? run->cfg->start.weights : run->cfg->start.config));
     if (product.finished) goto out;
     GR_TRY(gr_start_model(&model, run));
-    GR_TRY(gr_loader_open(&loader, run->comm, run->mesh->data, run->ops, &run->cfg->data, &run->cfg->train, "", model->spec.vocab));
+    GR_TRY(gr_loader_open(&loader, run->comm, run->mesh->data, run->ops, &run->cfg->data, &run->cfg->train, "",
+                          model->spec.vocab));
     GR_TRY(gr_trainer_open(&trainer, run, model, NULL, loader, 3));
     GR_TRY(gr_heldout_open(&heldout, run));
 

@@ -42,9 +42,9 @@ static gr_reading reading_of(const gr_cfg_tokenize *cfg)
 
 static gr_status tokenize(gr_run *run)
 {
-    gr_status                st = GR_OK;
-    const gr_cfg_tokenize   *cfg = &run->cfg->tokenize;
-    gr_tokenize_report       done;
+    gr_status                 st = GR_OK;
+    const gr_cfg_tokenize    *cfg = &run->cfg->tokenize;
+    gr_tokenize_report        done;
     const gr_tokenize_options options = {.inputs = (const char *const *)cfg->inputs.v,
                                          .n_input = cfg->inputs.n,
                                          .reading = reading_of(cfg),
@@ -56,10 +56,11 @@ static gr_status tokenize(gr_run *run)
     GR_CHECK0(strcmp(cfg->format, "jsonl") || !strcmp(cfg->document, "file"), GR_ERR_CONFIG,
               "tokenize.document = %s is for plain text; a JSONL document is a line", cfg->document);
     GR_TRY(gr_tokenize_corpus(run->comm, &options, &done));
-    gr_log0("wrote %s: %" PRId64 " tokens, %" PRId64 " documents, %" PRId64 " shards (%" PRId64 " were there), from %" PRId64
-            " files of %.1f MB; %" PRId64 " empty documents dropped, %" PRId64 " invalid UTF-8 sequences replaced",
-            run->cfg->run.out, done.n_token, done.n_doc, done.n_shard, done.n_kept, done.n_file, (double)done.n_byte * 1e-6, done.n_empty,
-            done.n_replaced);
+    gr_log0("wrote %s: %" PRId64 " tokens, %" PRId64 " documents, %" PRId64 " shards (%" PRId64
+            " were there), from %" PRId64 " files of %.1f MB; %" PRId64 " empty documents dropped, %" PRId64
+            " invalid UTF-8 sequences replaced",
+            run->cfg->run.out, done.n_token, done.n_doc, done.n_shard, done.n_kept, done.n_file,
+            (double)done.n_byte * 1e-6, done.n_empty, done.n_replaced);
 out:
     return st;
 }

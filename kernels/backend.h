@@ -4,7 +4,8 @@
  * never know which one it is. Sequence mixers are not here: see kernels/mixer.h.
  *
  * Conventions
- *   Outputs first. Tensors are row-major views of backend memory. N tokens, R rows, H heads, D channels of a head, V vocabulary.
+ *   Outputs first. Tensors are row-major views of backend memory.
+ *   N tokens, R rows, H heads, D channels of a head, V vocabulary.
  *   "+=" accumulates, "=" overwrites. A gradient passed as gr_none() is not computed.
  *   An operation cannot fail in normal life; a broken device ends the job (gr_die in its room).
  *   Repeatable: the same call with the same threads gives the same bits.
@@ -25,30 +26,30 @@ typedef struct gr_stream gr_stream; /**< an order of execution; NULL on cpu */
 /** How N token rows are cut into documents. Nothing crosses a document border: not attention, not
  * the convolution, not a recurrent state. */
 typedef struct gr_seq {
-    int64_t        n;        /**< tokens                                                     */
-    int            n_doc;    /**< documents, at least 1                                      */
-    const int32_t *doc;      /**< [n_doc + 1] first token of each, then n; host memory       */
-    gr_tensor      doc_dev;  /**< the same as I32 in backend memory                          */
-    gr_tensor      pos;      /**< I32 [n] position inside the document, backend memory       */
+    int64_t        n;       /**< tokens                                                     */
+    int            n_doc;   /**< documents, at least 1                                      */
+    const int32_t *doc;     /**< [n_doc + 1] first token of each, then n; host memory       */
+    gr_tensor      doc_dev; /**< the same as I32 in backend memory                          */
+    gr_tensor      pos;     /**< I32 [n] position inside the document, backend memory       */
 } gr_seq;
 
 enum { GR_MAX_TOP_K = 1024 };
 
 /** What the student learns from at n token positions. k <= GR_MAX_TOP_K. */
 typedef struct gr_targets {
-    gr_tensor id;       /**< I32 [n]     next token, or -1: nothing to learn here            */
-    gr_tensor top_id;   /**< I32 [n, k]  teacher's k most likely tokens, distinct; or none   */
-    gr_tensor top_lp;   /**< F32 [n, k]  their log-probabilities [nats]                      */
-    gr_tensor tail_lp;  /**< F32 [n]     log of all remaining probability; -INFINITY if zero */
-    float     kl;       /**< weight of KL; cross-entropy weighs 1 - kl. 0 without top_id     */
+    gr_tensor id;      /**< I32 [n]     next token, or -1: nothing to learn here            */
+    gr_tensor top_id;  /**< I32 [n, k]  teacher's k most likely tokens, distinct; or none   */
+    gr_tensor top_lp;  /**< F32 [n, k]  their log-probabilities [nats]                      */
+    gr_tensor tail_lp; /**< F32 [n]     log of all remaining probability; -INFINITY if zero */
+    float     kl;      /**< weight of KL; cross-entropy weighs 1 - kl. 0 without top_id     */
 } gr_targets;
 
 typedef enum gr_copy { GR_TO_BACKEND, GR_TO_HOST, GR_WITHIN } gr_copy;
 
 typedef struct gr_adamw {
     float lr, beta1, beta2, eps, weight_decay;
-    float grad_scale;      /**< multiplies every gradient first (clipping, 1 / tokens)        */
-    float bias1, bias2;    /**< 1 - beta^t, computed by the host in fp64                       */
+    float grad_scale;   /**< multiplies every gradient first (clipping, 1 / tokens)        */
+    float bias1, bias2; /**< 1 - beta^t, computed by the host in fp64                       */
 } gr_adamw;
 
 typedef struct gr_ops {
@@ -78,7 +79,8 @@ typedef struct gr_ops {
     /** y = x rstd w,  rstd = (mean(x^2) + eps)^-1/2 [R]. */
     void (*rmsnorm)(gr_tensor y, gr_tensor rstd, gr_tensor x, gr_tensor w, float eps, gr_stream *s);
     /** dx = (dx may be dy), dw += . */
-    void (*rmsnorm_back)(gr_tensor dx, gr_tensor dw, gr_tensor dy, gr_tensor x, gr_tensor rstd, gr_tensor w, gr_stream *s);
+    void (*rmsnorm_back)(gr_tensor dx, gr_tensor dw, gr_tensor dy, gr_tensor x, gr_tensor rstd, gr_tensor w,
+                         gr_stream *s);
 
     /** y = x rs,  rs = (sum(x^2) + eps)^-1/2 [R]   (Gated DeltaNet's q and k). */
     void (*l2norm)(gr_tensor y, gr_tensor rs, gr_tensor x, float eps, gr_stream *s);
@@ -88,8 +90,8 @@ typedef struct gr_ops {
     /** y = (x rstd w) silu(z): norm before gate. x, z, y [R, D]; w [D]. */
     void (*gated_norm)(gr_tensor y, gr_tensor rstd, gr_tensor x, gr_tensor z, gr_tensor w, float eps, gr_stream *s);
     /** dx =, dz =, dw +=. */
-    void (*gated_norm_back)(gr_tensor dx, gr_tensor dz, gr_tensor dw, gr_tensor dy, gr_tensor x, gr_tensor rstd, gr_tensor z,
-                            gr_tensor w, gr_stream *s);
+    void (*gated_norm_back)(gr_tensor dx, gr_tensor dz, gr_tensor dw, gr_tensor dy, gr_tensor x, gr_tensor rstd,
+                            gr_tensor z, gr_tensor w, gr_stream *s);
 
     /* ---- positions, tokens, MLP ---- */
 
@@ -111,19 +113,20 @@ typedef struct gr_ops {
     /* ---- what recurrent mixers share ---- */
 
     /** Causal depthwise convolution, then SiLU: y_t = silu(b + sum_j w[:, j] x_{t-W+1+j}), taps inside the document.
-     * x, y [N, C]; w [C, W], W <= 7; b [C] or none. `head` [W-1, C] or none: the rows just before x of the same document
-     * (decoding, sequence parallelism); it belongs to the first document. Its rows from before that document's start are zero. */
+     * x, y [N, C]; w [C, W], W <= 7; b [C] or none. `head` [W-1, C] or none: the rows just before x of the same
+     * document (decoding, sequence parallelism); it belongs to the first document. Its rows from before that document's
+     * start are zero. */
     void (*conv)(gr_tensor y, gr_tensor x, gr_tensor w, gr_tensor b, gr_tensor head, const gr_seq *seq, gr_stream *s);
-    /** dx =, dw +=, db +=, dhead = (all but dx may be none). x is the convolution's input. dhead's rows from before the document's
-     * start are not to be used. */
+    /** dx =, dw +=, db +=, dhead = (all but dx may be none). x is the convolution's input. dhead's rows from before the
+     * document's start are not to be used. */
     void (*conv_back)(gr_tensor dx, gr_tensor dw, gr_tensor db, gr_tensor dhead, gr_tensor dy, gr_tensor x, gr_tensor w,
                       gr_tensor b, gr_tensor head, const gr_seq *seq, gr_stream *s);
 
     /** Log-decay g = -exp(a_log) softplus(a + dt_bias), all <= 0. a, g [N, H]; a_log, dt_bias [H]. */
     void (*decay)(gr_tensor g, gr_tensor a, gr_tensor a_log, gr_tensor dt_bias, gr_stream *s);
     /** da =, da_log +=, ddt_bias +=. */
-    void (*decay_back)(gr_tensor da, gr_tensor da_log, gr_tensor ddt_bias, gr_tensor dg, gr_tensor g, gr_tensor a, gr_tensor a_log,
-                       gr_tensor dt_bias, gr_stream *s);
+    void (*decay_back)(gr_tensor da, gr_tensor da_log, gr_tensor ddt_bias, gr_tensor dg, gr_tensor g, gr_tensor a,
+                       gr_tensor a_log, gr_tensor dt_bias, gr_stream *s);
 
     /** y = scale sigmoid(x);  dx = dy y (1 - y / scale). */
     void (*sigmoid)(gr_tensor y, gr_tensor x, float scale, gr_stream *s);
@@ -133,19 +136,21 @@ typedef struct gr_ops {
 
     /** dz (may be z) = d/dz of sum over positions of (1 - kl) CE + kl KL(teacher || student).
      * sum F64 [3] += { sum CE, sum KL, positions counted } over positions with id >= 0, in nats. dz none: values only.
-     * KL is over the k stored tokens plus one bucket with all remaining probability (docs/math.md 9.1); summed also where kl is 0.
-     * A NaN in z, or an id outside the vocabulary, makes sum NaN. z is written to, and restored, while it is read. */
+     * KL is over the k stored tokens plus one bucket with all remaining probability (docs/math.md 9.1); summed also
+     * where kl is 0. A NaN in z, or an id outside the vocabulary, makes sum NaN. z is written to, and restored, while
+     * it is read. */
     void (*token_loss)(gr_tensor dz, gr_tensor sum, gr_tensor z, const gr_targets *t, gr_stream *s);
 
-    /** The k largest of each row: id I32 [n, k] in falling order (ties: lower id first), lp F32 [n, k] log-softmax values,
-     * tail F32 [n] log of the remaining probability, computed as its own log-sum-exp. k <= min(V, GR_MAX_TOP_K). A NaN in a row of z
-     * makes its lp and tail NaN. z is written to, and restored, while it is read. */
+    /** The k largest of each row: id I32 [n, k] in falling order (ties: lower id first), lp F32 [n, k] log-softmax
+     * values, tail F32 [n] log of the remaining probability, computed as its own log-sum-exp. k <= min(V,
+     * GR_MAX_TOP_K). A NaN in a row of z makes its lp and tail NaN. z is written to, and restored, while it is read. */
     void (*top_k)(gr_tensor id, gr_tensor lp, gr_tensor tail, gr_tensor z, gr_stream *s);
 
     /** sum F64 [2] += { sum over positions with id >= 0 of full KL(softmax zt || softmax zs), positions }. */
     void (*kl_full)(gr_tensor sum, gr_tensor zs, gr_tensor zt, gr_tensor id, gr_stream *s);
 
-    /** Alignment: sum F64 [2] += { sum |h - y|^2, sum |y|^2 }, dh = 2 (h - y), over rows with mask (U8 [N], none = all); dh 0 elsewhere. */
+    /** Alignment: sum F64 [2] += { sum |h - y|^2, sum |y|^2 }, dh = 2 (h - y), over rows with mask (U8 [N], none =
+     * all); dh 0 elsewhere. */
     void (*align_loss)(gr_tensor dh, gr_tensor sum, gr_tensor h, gr_tensor y, gr_tensor mask, gr_stream *s);
 
     /* ---- optimiser ---- */
@@ -156,8 +161,8 @@ typedef struct gr_ops {
 
 extern const gr_ops gr_ops_cpu;
 
-/** Tune the backend to this machine (BLAS kernel, threads) and say what was chosen in `note` [n_note bytes]. Call once, before any op.
- * threads: compute threads of this rank. GR_ERR_CONFIG when the build lacks the backend. */
+/** Tune the backend to this machine (BLAS kernel, threads) and say what was chosen in `note` [n_note bytes]. Call once,
+ * before any op. threads: compute threads of this rank. GR_ERR_CONFIG when the build lacks the backend. */
 gr_status gr_backend_open(const char *name, int threads, const gr_ops **ops, char *note, int n_note);
 
 GR_C_END

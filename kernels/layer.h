@@ -31,8 +31,8 @@ static inline void gr_project_back(const gr_mixer_ctx *c, int i, gr_tensor dx, g
     if (dx.data) c->op->gemm(dx, dy, false, c->w[i], false, 1.0f, beta, c->stream);
 }
 
-/** Did an arena run out while this layer took what it needs? Then it must not compute; gr_model_forward and backward find out by
- * gr_arena_status and report. */
+/** Did an arena run out while this layer took what it needs? Then it must not compute; gr_model_forward and backward
+ * find out by gr_arena_status and report. */
 static inline bool gr_out_of_memory(const gr_mixer_ctx *c)
 {
     return (c->keep && gr_arena_status(c->keep) != GR_OK) || gr_arena_status(c->scratch) != GR_OK;

@@ -1,16 +1,16 @@
 /** @file mixer.h  What a sequence mixer is: the contract every type and backend meets.  [leaf]
  *
- * A mixer maps the normed hidden states x [N, hidden] of packed documents to y [N, hidden]. Attention is a mixer like any
- * other. A type is one file per backend and one line in src/mixers/mixers.def:
+ * A mixer maps the normed hidden states x [N, hidden] of packed documents to y [N, hidden]. Attention is a mixer like
+ * any other. A type is one file per backend and one line in src/mixers/mixers.def:
  *
- *   kernels/cpu/mixer_<type>.c    gr_<type>_def   what it is: parameters, initialisation, layer forward and backward in terms
- *                                                 of gr_ops and of its core; the same on every backend
- *                                 gr_<type>_cpu   its core: the recurrence (or softmax) itself, on cpu
+ *   kernels/cpu/mixer_<type>.c    gr_<type>_def   what it is: parameters, initialisation, layer forward and backward
+ *                                                 in terms of gr_ops and of its core; the same on every backend
+ *                                 gr_<type>_cpu   its core on cpu: the recurrence (or softmax) itself
  *   kernels/cuda/mixer_<type>.cu  gr_<type>_cuda  the core on cuda
  *
- * Symbols  N tokens, H query heads, G key/value heads (H multiple of G; query head h reads key head h / (H / G)), K key width,
- *          V value width, D head_dim, C chunk length.  All F32 unless said otherwise. Layouts [N, H, K]: head-major inside a token.
- * Source   docs/math.md, sections 0.6 to 5.
+ * Symbols  N tokens, H query heads, G key/value heads (H multiple of G; query head h reads key head h / (H / G)), K key
+ * width, V value width, D head_dim, C chunk length.  All F32 unless said otherwise. Layouts [N, H, K]: head-major
+ * inside a token. Source   docs/math.md, sections 0.6 to 5.
  */
 #ifndef GR_KERNELS_MIXER_H
 #define GR_KERNELS_MIXER_H
@@ -24,19 +24,21 @@ enum { GR_MIXER_PARAMS = 16, GR_MIXER_TAPE = 20, GR_MIXER_GATES = 4, GR_MIXER_ST
 /** The layer a mixer is built for. Attention and what replaces it get the same. */
 typedef struct gr_mixer_spec {
     int   hidden, n_head, n_kv_head, head_dim;
-    bool  qk_norm;         /**< attention normalises q and k per head (Qwen3)                     */
-    float norm_eps;        /**< of the model's norms                                              */
-    int   conv_width;      /**< taps of the short convolution; 4 in every published checkpoint    */
-    int   chunk;           /**< tokens per chunk of a recurrence                                  */
-    bool  neg_eigval;      /**< write strength in (0, 2) instead of (0, 1)                        */
-    float init_std;        /**< of random projections (config.json initializer_range)             */
+    bool  qk_norm;    /**< attention normalises q and k per head (Qwen3)                     */
+    float norm_eps;   /**< of the model's norms                                              */
+    int   conv_width; /**< taps of the short convolution; 4 in every published checkpoint    */
+    int   chunk;      /**< tokens per chunk of a recurrence                                  */
+    bool  neg_eigval; /**< write strength in (0, 2) instead of (0, 1)                        */
+    float init_std;   /**< of random projections (config.json initializer_range)             */
 } gr_mixer_spec;
 
 typedef enum gr_init {
-    GR_INIT_ZERO, GR_INIT_ONE, GR_INIT_NORMAL, /**< N(0, init_std)                                */
-    GR_INIT_DELTA,                             /**< identity convolution: the last tap is 1       */
-    GR_INIT_A_LOG,                             /**< log U(0, 16), bounded away from 0             */
-    GR_INIT_DT_BIAS                            /**< inverse softplus of log-uniform [1e-3, 0.1]   */
+    GR_INIT_ZERO,
+    GR_INIT_ONE,
+    GR_INIT_NORMAL, /**< N(0, init_std)                                */
+    GR_INIT_DELTA,  /**< identity convolution: the last tap is 1       */
+    GR_INIT_A_LOG,  /**< log U(0, 16), bounded away from 0             */
+    GR_INIT_DT_BIAS /**< inverse softplus of log-uniform [1e-3, 0.1]   */
 } gr_init;
 
 /** A parameter of a layer. Its full name is model.layers.<i>.<prefix>.<name>. */
@@ -53,27 +55,29 @@ typedef struct gr_tape {
     gr_tensor t[GR_MIXER_TAPE];
 } gr_tape;
 
-/** Arguments of a core. Inputs are read, outputs overwritten. Backward reads the forward's inputs, o and aux as well. */
+/** Arguments of a core. Inputs are read, outputs overwritten. Backward reads the forward's inputs, o and aux as well.
+ */
 typedef struct gr_core_args {
     const gr_seq *seq;
     int           n_head, n_kv_head, k_dim, v_dim, chunk;
-    float         scale;                   /**< multiplies q k^T                                        */
-    gr_tensor     q, k, v;                 /**< [N, H, K], [N, G, K], [N, G, V]                         */
-    gr_tensor     gate[GR_MIXER_GATES];    /**< [N, H] each, as the type declares                       */
-    gr_tensor     o;                       /**< [N, H, V]                                               */
-    gr_tensor     aux;                     /**< [N, H] by-product backward needs (attention: log-sum-exp) or none */
-    gr_tensor     state_in, state_out;     /**< [H, K, V] before the first and after the last token; none = zero / unwanted.
-                                                state_in enters the first document only                  */
-    gr_tensor     d_o;                     /**< gradient of o                                           */
-    gr_tensor     dq, dk, dv;              /**< written (=), shaped as q, k, v                          */
-    gr_tensor     dgate[GR_MIXER_GATES];
-    gr_tensor     dstate_out, dstate_in;   /**< gradient from the right (none = zero), to the left (none = unwanted) */
-    gr_arena     *scratch;                 /**< for the core's own buffers; it releases what it takes    */
+    float         scale;                /**< multiplies q k^T                                        */
+    gr_tensor     q, k, v;              /**< [N, H, K], [N, G, K], [N, G, V]                         */
+    gr_tensor     gate[GR_MIXER_GATES]; /**< [N, H] each, as the type declares                       */
+    gr_tensor     o;                    /**< [N, H, V]                                               */
+    gr_tensor     aux;                  /**< [N, H] by-product backward needs (attention: log-sum-exp) or none */
+    gr_tensor     state_in, state_out; /**< [H, K, V] before the first and after the last token; none = zero / unwanted.
+                                            state_in enters the first document only                  */
+    gr_tensor d_o;                     /**< gradient of o                                           */
+    gr_tensor dq, dk, dv;              /**< written (=), shaped as q, k, v                          */
+    gr_tensor dgate[GR_MIXER_GATES];
+    gr_tensor dstate_out, dstate_in; /**< gradient from the right (none = zero), to the left (none = unwanted) */
+    gr_arena *scratch;               /**< for the core's own buffers; it releases what it takes    */
 } gr_core_args;
 
 /** A type on one backend. */
 typedef struct gr_mixer_core {
-    double tol; /**< largest max|backend - oracle| / max|oracle| that tests accept; the reason stands beside the value */
+    double
+        tol; /**< largest max|backend - oracle| / max|oracle| that tests accept; the reason stands beside the value */
     void (*forward)(const gr_core_args *a, gr_stream *s);
     void (*backward)(const gr_core_args *a, gr_stream *s);
 } gr_mixer_core;
@@ -84,11 +88,11 @@ typedef struct gr_mixer_ctx {
     const gr_mixer_core *core;
     const gr_mixer_spec *spec;
     const gr_seq        *seq;
-    gr_tensor            rope_cs;                 /**< [N, D] table of this batch (kernels/backend.h)     */
-    const gr_tensor     *w;                       /**< parameters in the order of params()               */
-    const gr_tensor     *dw;                      /**< their gradients (+=); data NULL: frozen            */
-    gr_arena            *keep;                    /**< tape tensors go here                              */
-    gr_arena            *scratch;                 /**< everything else                                   */
+    gr_tensor            rope_cs; /**< [N, D] table of this batch (kernels/backend.h)     */
+    const gr_tensor     *w;       /**< parameters in the order of params()               */
+    const gr_tensor     *dw;      /**< their gradients (+=); data NULL: frozen            */
+    gr_arena            *keep;    /**< tape tensors go here                              */
+    gr_arena            *scratch; /**< everything else                                   */
     gr_stream           *stream;
 } gr_mixer_ctx;
 
@@ -99,9 +103,9 @@ typedef struct gr_mixer_state {
 
 /** FLOPs (multiply and add count as two) and state, for benchmarks and the planner. */
 typedef struct gr_mixer_cost {
-    double forward, backward; /**< FLOPs per token at context length T, projections included   */
+    double forward, backward;           /**< FLOPs per token at context length T, projections included   */
     double core_forward, core_backward; /**< the core alone                                     */
-    double state_bytes;       /**< decoding state per sequence at context length T              */
+    double state_bytes;                 /**< decoding state per sequence at context length T              */
 } gr_mixer_cost;
 
 /** Definition of a type. */
@@ -114,8 +118,8 @@ typedef struct gr_mixer_def {
     /** Fill `p`, return how many. Pure. */
     int (*params)(const gr_mixer_spec *spec, gr_param_spec p[GR_MIXER_PARAMS]);
 
-    /** [host memory] Overwrite those of `w` that attention determines. w: this type's parameters, already initialised by
-     * their gr_init. attn: the replaced attention's, in the order of the "attn" type's params(). */
+    /** [host memory] Overwrite those of `w` that attention determines. w: this type's parameters, already initialised
+     * by their gr_init. attn: the replaced attention's, in the order of the "attn" type's params(). */
     void (*from_attention)(const gr_mixer_spec *spec, float *const *w, const float *const *attn);
 
     /** y = mixer(x). tape NULL: nothing is kept (inference). */
@@ -124,10 +128,12 @@ typedef struct gr_mixer_def {
     /** dx = (none: unwanted) and dw +=, given dy and what forward kept. x is forward's input. */
     void (*backward)(const gr_mixer_ctx *c, gr_tensor dx, gr_tensor dy, gr_tensor x, const gr_tape *tape);
 
-    /** Shapes of the decoding state for up to `capacity` tokens; returns how many tensors. state->t[i].data stays NULL. */
+    /** Shapes of the decoding state for up to `capacity` tokens; returns how many tensors. state->t[i].data stays NULL.
+     */
     int (*state_shape)(const gr_mixer_spec *spec, int64_t capacity, gr_mixer_state *state);
 
-    /** One token: y [1, hidden] from x [1, hidden] at position `pos`, updating the state. c->rope_cs is [1, D] for that position. */
+    /** One token: y [1, hidden] from x [1, hidden] at position `pos`, updating the state. c->rope_cs is [1, D] for that
+     * position. */
     void (*step)(const gr_mixer_ctx *c, gr_tensor y, gr_tensor x, gr_mixer_state *state, int64_t pos);
 
     gr_mixer_cost (*cost)(const gr_mixer_spec *spec, int64_t context);

@@ -12,14 +12,14 @@
 
 static int check_failed;
 
-#define CHECK(ok, ...)                                                                             \
-    do {                                                                                           \
-        if (!(ok)) {                                                                               \
-            check_failed = 1;                                                                      \
-            fprintf(stderr, "%s:%d: ", __FILE__, __LINE__);                                        \
-            fprintf(stderr, __VA_ARGS__);                                                          \
-            fputc('\n', stderr);                                                                   \
-        }                                                                                          \
+#define CHECK(ok, ...)                                                                                                 \
+    do {                                                                                                               \
+        if (!(ok)) {                                                                                                   \
+            check_failed = 1;                                                                                          \
+            fprintf(stderr, "%s:%d: ", __FILE__, __LINE__);                                                            \
+            fprintf(stderr, __VA_ARGS__);                                                                              \
+            fputc('\n', stderr);                                                                                       \
+        }                                                                                                              \
     } while (0)
 
 /** max |a - b| / max |b|; NaN or Inf anywhere gives INFINITY. a is what we made, b the oracle. */
@@ -36,10 +36,10 @@ static inline double check_rel(const float *a, const double *b, int64_t n)
     return top > 0 ? err / top : err;
 }
 
-#define CHECK_REL(a, b, n, tol, what)                                                              \
-    do {                                                                                           \
-        const double rel_ = check_rel((a), (b), (n));                                              \
-        CHECK(rel_ <= (tol), "%s: relative error %.2e > %.2e", (what), rel_, (double)(tol));       \
+#define CHECK_REL(a, b, n, tol, what)                                                                                  \
+    do {                                                                                                               \
+        const double rel_ = check_rel((a), (b), (n));                                                                  \
+        CHECK(rel_ <= (tol), "%s: relative error %.2e > %.2e", (what), rel_, (double)(tol));                           \
     } while (0)
 
 static inline int check_result(void)

@@ -1,12 +1,12 @@
 /* Makes OpenBLAS use the kernels this CPU deserves.
  *
- * A distribution's OpenBLAS knows the CPUs of its day. On a younger one it falls back to kernels for an older (0.3.21 takes
- * an Emerald Rapids for a Prescott), at half or a fifth of the speed, and says nothing. Where the CPU
- * has AVX-512 but the kernels do not use it, we select SkylakeX inside this process, with the two functions OpenBLAS itself runs
+ * A distribution's OpenBLAS knows the CPUs of its day. On a younger one it falls back to kernels for an older (0.3.21
+ * takes an Emerald Rapids for a Prescott), at half or a fifth of the speed, and says nothing. Where the CPU has AVX-512
+ * but the kernels do not use it, we select SkylakeX inside this process, with the two functions OpenBLAS itself runs
  * when it is loaded; a product is checked against plain loops and both are timed.
  *
- * The faster one stays, unless they are close: then the new one does, since a choice that hangs on noise would make the bits of
- * a run hang on noise.
+ * The faster one stays, unless they are close: then the new one does, since a choice that hangs on noise would make the
+ * bits of a run hang on noise.
  */
 #include "kernels/cpu/cpu.h"
 #include "util/mem.h"
@@ -25,8 +25,8 @@ static const double GOOD_ENOUGH = 0.8; /* of the old speed; timing noise on a sh
 #if defined(__x86_64__)
 static bool cpu_has_avx512(void)
 {
-    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw") &&
-           __builtin_cpu_supports("avx512vl");
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+           __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
 }
 #else
 static bool cpu_has_avx512(void)
@@ -76,7 +76,7 @@ static double product_error(const float *c, const float *a, const float *b)
 gr_status gr_cpu_blas_open(int threads, char *note, int n_note)
 {
     void (*quit)(void) = NULL;
-    void     (*init)(void) = NULL;
+    void (*init)(void) = NULL;
     float     *a = NULL, *b, *c;
     char       old[64];
     const bool asked = getenv("OPENBLAS_CORETYPE") != NULL;
@@ -116,8 +116,8 @@ gr_status gr_cpu_blas_open(int threads, char *note, int n_note)
     } else {
         quit();
         init(); /* finds `old` again */
-        snprintf(note, (size_t)n_note, "OpenBLAS %s (kept: %.0f GF/s a core, SkylakeX %.0f), %d threads", openblas_get_corename(),
-                 before, after, threads);
+        snprintf(note, (size_t)n_note, "OpenBLAS %s (kept: %.0f GF/s a core, SkylakeX %.0f), %d threads",
+                 openblas_get_corename(), before, after, threads);
     }
     openblas_set_num_threads(threads);
 out:

@@ -1,10 +1,10 @@
 /* Short causal depthwise convolution, then SiLU: docs/math.md 0.3.
  *
- * Channels do not mix, and a token reads only the W - 1 before it, so the work is cut into tiles of GR_ROWS tokens x COLS
- * channels. Backward recomputes the pre-activations, of its own tokens and of the W - 1 after them.
+ * Channels do not mix, and a token reads only the W - 1 before it, so the work is cut into tiles of GR_ROWS tokens x
+ * COLS channels. Backward recomputes the pre-activations, of its own tokens and of the W - 1 after them.
  *
- * Taps come in fours (one loop body, W <= 4 in one go): where W is no multiple of 4, taps of weight zero stand in front, and
- * a tap that falls outside the document reads a row of zeros.
+ * Taps come in fours (one loop body, W <= 4 in one go): where W is no multiple of 4, taps of weight zero stand in
+ * front, and a tap that falls outside the document reads a row of zeros.
  */
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/vec.h"
@@ -15,7 +15,7 @@ enum { COLS = 256, TAPS = (GR_TAPS + 3) / 4 * 4 };
 typedef struct conv {
     const float  *x, *head; /* [N, C]; [W-1, C] or NULL */
     const gr_seq *seq;
-    int           W, pad;   /* pad + W is a multiple of 4 */
+    int           W, pad; /* pad + W is a multiple of 4 */
     int64_t       C;
 } conv;
 
@@ -102,7 +102,8 @@ static void all_taps(float *out, const float *init, const taps *k, const float *
     if (W > 4) four_taps(out, out, k->w + 4, row + 4, n);
 }
 
-void gr_cpu_conv(gr_tensor y_NC, gr_tensor x_NC, gr_tensor w_CW, gr_tensor b_C, gr_tensor head, const gr_seq *seq, gr_stream *s)
+void gr_cpu_conv(gr_tensor y_NC, gr_tensor x_NC, gr_tensor w_CW, gr_tensor b_C, gr_tensor head, const gr_seq *seq,
+                 gr_stream *s)
 {
     const conv    v = conv_of(x_NC, head, w_CW, seq);
     const int64_t N = seq->n, C = v.C;
@@ -151,8 +152,8 @@ static void add_weights(float *line, int64_t stride, const float *dpre, const fl
 }
 
 /* One tile of backward: tokens [t0, t1), channels [c0, c0 + n). */
-static void backward_tile(const conv *v, const taps *k, float *dx, float *dhead, const float *dy, float *line, int64_t stride,
-                          int64_t t0, int64_t t1, int64_t c0, int n)
+static void backward_tile(const conv *v, const taps *k, float *dx, float *dhead, const float *dy, float *line,
+                          int64_t stride, int64_t t0, int64_t t1, int64_t c0, int n)
 {
     const int64_t N = v->seq->n, C = v->C;
     const int     W = v->W;
@@ -189,8 +190,8 @@ static void backward_tile(const conv *v, const taps *k, float *dx, float *dhead,
     }
 }
 
-void gr_cpu_conv_back(gr_tensor dx_NC, gr_tensor dw_CW, gr_tensor db_C, gr_tensor dhead, gr_tensor dy_NC, gr_tensor x_NC,
-                      gr_tensor w_CW, gr_tensor b_C, gr_tensor head, const gr_seq *seq, gr_stream *s)
+void gr_cpu_conv_back(gr_tensor dx_NC, gr_tensor dw_CW, gr_tensor db_C, gr_tensor dhead, gr_tensor dy_NC,
+                      gr_tensor x_NC, gr_tensor w_CW, gr_tensor b_C, gr_tensor head, const gr_seq *seq, gr_stream *s)
 {
     const conv    v = conv_of(x_NC, head, w_CW, seq);
     const int64_t N = seq->n, n_block = (N + GR_ROWS - 1) / GR_ROWS, lines = v.pad + v.W + 1;
@@ -219,7 +220,8 @@ void gr_cpu_conv_back(gr_tensor dx_NC, gr_tensor dw_CW, gr_tensor db_C, gr_tenso
                 }
             for (int64_t c = 0; dw_CW.data && c < C; c++)
                 for (int j = 0; j < v.W; j++)
-                    gr_cpu_add_parts(gr_f(dw_CW) + (first + c) * v.W + j, part + (v.pad + j) * C + c, b1 - b0, 1, lines * C);
+                    gr_cpu_add_parts(gr_f(dw_CW) + (first + c) * v.W + j, part + (v.pad + j) * C + c, b1 - b0, 1,
+                                     lines * C);
             if (db_C.data) gr_cpu_add_parts(gr_f(db_C) + first, part + (lines - 1) * C, b1 - b0, C, lines * C);
         }
     }

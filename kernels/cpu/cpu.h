@@ -2,10 +2,10 @@
  *
  * What each operation does stands in kernels/backend.h; this header only lets ops.c put them into its table.
  *
- * How sums are made repeatable. A sum over rows (the gradient of a norm's weight, a loss) must not depend on which thread
- * was first, and should not depend on how many there are. So rows are cut into blocks of GR_ROWS; one thread sums a block, in
- * row order and in fp32, into the block's own line of a buffer `part` on the stack of the caller; then the lines are
- * added in block order, in fp64. As many blocks are in flight at a time as lines fit the buffer.
+ * How sums are made repeatable. A sum over rows (the gradient of a norm's weight, a loss) must not depend on which
+ * thread was first, and should not depend on how many there are. So rows are cut into blocks of GR_ROWS; one thread
+ * sums a block, in row order and in fp32, into the block's own line of a buffer `part` on the stack of the caller; then
+ * the lines are added in block order, in fp64. As many blocks are in flight at a time as lines fit the buffer.
  */
 #ifndef GR_KERNELS_CPU_CPU_H
 #define GR_KERNELS_CPU_CPU_H
@@ -13,9 +13,9 @@
 #include <stddef.h>
 
 enum {
-    GR_ROWS = 64,        /* rows of a block                                                                            */
-    GR_PART = 1 << 16,   /* floats in `part` (256 KiB); also the widest row whose gradient can be summed               */
-    GR_SERIAL = 1 << 14, /* elements below which one thread is quicker than waking others (fork and join: 1 us)        */
+    GR_ROWS = 64,      /* rows of a block                                                                            */
+    GR_PART = 1 << 16, /* floats in `part` (256 KiB); also the widest row whose gradient can be summed               */
+    GR_SERIAL = 1 << 14, /* elements below which one thread is quicker than waking others (fork and join: 1 us) */
     GR_TAPS = 7          /* widest convolution */
 };
 
@@ -35,13 +35,13 @@ void gr_cpu_add_parts(float *sum, const float *part, int64_t n, int64_t width, i
 
 /* ops.c, memory */
 gr_status gr_cpu_alloc(void **p, uint64_t bytes, const char *what);
-void gr_cpu_free(void **p);
-void gr_cpu_copy(void *dst, const void *src, uint64_t bytes, gr_copy way, gr_stream *s);
-void gr_cpu_zero(gr_tensor x, gr_stream *s);
+void      gr_cpu_free(void **p);
+void      gr_cpu_copy(void *dst, const void *src, uint64_t bytes, gr_copy way, gr_stream *s);
+void      gr_cpu_zero(gr_tensor x, gr_stream *s);
 
 /* blas.c, gemm.c */
 gr_status gr_cpu_blas_open(int threads, char *note, int n_note);
-void gr_cpu_gemm(gr_tensor c, gr_tensor a, bool ta, gr_tensor b, bool tb, float alpha, float beta, gr_stream *s);
+void      gr_cpu_gemm(gr_tensor c, gr_tensor a, bool ta, gr_tensor b, bool tb, float alpha, float beta, gr_stream *s);
 
 /* pointwise.c */
 void gr_cpu_add(gr_tensor y, gr_tensor x, gr_stream *s);
@@ -54,12 +54,13 @@ void gr_cpu_swiglu_back(gr_tensor dg, gr_tensor du, gr_tensor dh, gr_tensor g, g
 
 /* norm.c */
 void gr_cpu_rmsnorm(gr_tensor y, gr_tensor rstd, gr_tensor x, gr_tensor w, float eps, gr_stream *s);
-void gr_cpu_rmsnorm_back(gr_tensor dx, gr_tensor dw, gr_tensor dy, gr_tensor x, gr_tensor rstd, gr_tensor w, gr_stream *s);
+void gr_cpu_rmsnorm_back(gr_tensor dx, gr_tensor dw, gr_tensor dy, gr_tensor x, gr_tensor rstd, gr_tensor w,
+                         gr_stream *s);
 void gr_cpu_l2norm(gr_tensor y, gr_tensor rs, gr_tensor x, float eps, gr_stream *s);
 void gr_cpu_l2norm_back(gr_tensor dx, gr_tensor dy, gr_tensor y, gr_tensor rs, gr_stream *s);
 void gr_cpu_gated_norm(gr_tensor y, gr_tensor rstd, gr_tensor x, gr_tensor z, gr_tensor w, float eps, gr_stream *s);
-void gr_cpu_gated_norm_back(gr_tensor dx, gr_tensor dz, gr_tensor dw, gr_tensor dy, gr_tensor x, gr_tensor rstd, gr_tensor z,
-                            gr_tensor w, gr_stream *s);
+void gr_cpu_gated_norm_back(gr_tensor dx, gr_tensor dz, gr_tensor dw, gr_tensor dy, gr_tensor x, gr_tensor rstd,
+                            gr_tensor z, gr_tensor w, gr_stream *s);
 
 /* rope.c, embed.c */
 void gr_cpu_rope_table(gr_tensor cs, gr_tensor pos, gr_tensor inv_freq, gr_stream *s);

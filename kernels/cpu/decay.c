@@ -19,8 +19,8 @@ void gr_cpu_decay(gr_tensor g_NH, gr_tensor a_NH, gr_tensor a_log_H, gr_tensor d
 }
 
 /* da = -dg exp(a_log) sigmoid(a + dt_bias),  da_log = sum dg g,  ddt_bias = sum da. */
-void gr_cpu_decay_back(gr_tensor da_NH, gr_tensor da_log_H, gr_tensor ddt_bias_H, gr_tensor dg_NH, gr_tensor g_NH, gr_tensor a_NH,
-                       gr_tensor a_log_H, gr_tensor dt_bias_H, gr_stream *s)
+void gr_cpu_decay_back(gr_tensor da_NH, gr_tensor da_log_H, gr_tensor ddt_bias_H, gr_tensor dg_NH, gr_tensor g_NH,
+                       gr_tensor a_NH, gr_tensor a_log_H, gr_tensor dt_bias_H, gr_stream *s)
 {
     const int64_t H = gr_count(a_log_H), N = gr_count(a_NH) / H;
     const int64_t n_block = (N + GR_ROWS - 1) / GR_ROWS, flight = gr_flight(2 * H);

@@ -1,16 +1,20 @@
 /* Matrix products: OpenBLAS, but for the product of a few rows, which is what decoding does.
  *
- * y = x W^T with 1 to THIN rows of x reads W once and does little with it, so memory sets the pace. OpenBLAS packs W first: for
- * one row and W [49152, 576] it reads 8 GB/s of W, this loop 22; for W [2048, 2048], which stays in the last cache, 13 and 90
- * (one core of an EPYC 9005). From 16 rows on OpenBLAS wins.
+ * y = x W^T with 1 to THIN rows of x reads W once and does little with it, so memory sets the pace. OpenBLAS packs W
+ * first: for one row and W [49152, 576] it reads 8 GB/s of W, this loop 22; for W [2048, 2048], which stays in the last
+ * cache, 13 and 90 (one core of an EPYC 9005). From 16 rows on OpenBLAS wins.
  */
 #include "kernels/cpu/cpu.h"
 #include <cblas.h>
 #include <math.h>
 
-enum { THIN = 8, BLOCK = 4 }; /* rows of x; rows of W that pass together, so that additions do not wait for each other */
+enum {
+    THIN = 8,
+    BLOCK = 4
+}; /* rows of x; rows of W that pass together, so that additions do not wait for each other */
 
-/* c [M, N] = alpha a b^T + beta c;  a [M, K], b [N, K].  Each element is summed in the same order whatever the threads. */
+/* c [M, N] = alpha a b^T + beta c;  a [M, K], b [N, K].  Each element is summed in the same order whatever the threads.
+ */
 static void thin(float *c, const float *a, const float *b, int64_t M, int64_t N, int64_t K, float alpha, float beta)
 {
 #pragma omp parallel for schedule(static) if (N * K > GR_SERIAL)
@@ -50,6 +54,6 @@ void gr_cpu_gemm(gr_tensor c, gr_tensor a, bool ta, gr_tensor b, bool tb, float 
     if (M <= THIN && !ta && tb)
         thin(gr_f(c), gr_f(a), gr_f(b), M, N, K, alpha, beta);
     else
-        cblas_sgemm(CblasRowMajor, ta ? CblasTrans : CblasNoTrans, tb ? CblasTrans : CblasNoTrans, (int)M, (int)N, (int)K, alpha,
-                    gr_f(a), (int)gr_row(a), gr_f(b), (int)gr_row(b), beta, gr_f(c), (int)N);
+        cblas_sgemm(CblasRowMajor, ta ? CblasTrans : CblasNoTrans, tb ? CblasTrans : CblasNoTrans, (int)M, (int)N,
+                    (int)K, alpha, gr_f(a), (int)gr_row(a), gr_f(b), (int)gr_row(b), beta, gr_f(c), (int)N);
 }

@@ -78,8 +78,7 @@ static void pack_transposed(float *dst, const float *src, int64_t lds, int n, in
 {
     gr_tile_transpose(n, width, src, lds, dst, LD_KEYS);
     if (n % 16)
-        for (int i = 0; i < width; i++)
-            memset(dst + i * LD_KEYS + n, 0, (size_t)(round16(n) - n) * sizeof *dst);
+        for (int i = 0; i < width; i++) memset(dst + i * LD_KEYS + n, 0, (size_t)(round16(n) - n) * sizeof *dst);
 }
 
 /* Row i of a tile on the diagonal sees the first `seen0` + i keys of it. -inf becomes probability 0. */
@@ -372,8 +371,7 @@ static void from_attention(const gr_mixer_spec *s, float *const *w, const float 
     gr_param_spec p[GR_MIXER_PARAMS];
     const int     n = params(s, p);
 
-    for (int i = 0; i < n; i++)
-        memcpy(w[i], attn[i], (size_t)(p[i].dim[0] * p[i].dim[1] * p[i].dim[2]) * sizeof **w);
+    for (int i = 0; i < n; i++) memcpy(w[i], attn[i], (size_t)(p[i].dim[0] * p[i].dim[1] * p[i].dim[2]) * sizeof **w);
 }
 
 static gr_core_args core_args(const gr_mixer_ctx *c, const gr_tape *t)
@@ -441,8 +439,7 @@ static void query_or_key_back(const gr_mixer_ctx *c, gr_tensor d, int norm, gr_t
     const gr_tensor rows = gr_head_rows(d);
 
     c->op->rope(d, c->rope_cs, -1, c->stream);
-    if (c->spec->qk_norm)
-        c->op->rmsnorm_back(rows, c->dw[norm], rows, gr_head_rows(x0), rstd, c->w[norm], c->stream);
+    if (c->spec->qk_norm) c->op->rmsnorm_back(rows, c->dw[norm], rows, gr_head_rows(x0), rstd, c->w[norm], c->stream);
 }
 
 static void backward(const gr_mixer_ctx *c, gr_tensor dx, gr_tensor dy, gr_tensor x, const gr_tape *tape)
@@ -517,8 +514,8 @@ static void attend(const gr_core_args *a, const float *k, const float *v, int64_
     if (gr_arena_status(a->scratch) != GR_OK) return;
 #pragma omp parallel for schedule(static) if (n_piece > 1)
     for (int64_t i = 0; i < n_piece; i++)
-        attend_piece(a, k + i * KEYS * row, v + i * KEYS * row, (int)min64(KEYS, n_key - i * KEYS),
-                     s + i * H * LD_KEYS, m + i * H, l + i * H, acc + i * H * D);
+        attend_piece(a, k + i * KEYS * row, v + i * KEYS * row, (int)min64(KEYS, n_key - i * KEYS), s + i * H * LD_KEYS,
+                     m + i * H, l + i * H, acc + i * H * D);
     for (int h = 0; h < H; h++) {
         float *o = (float *)a->o.data + h * D, top = -INFINITY, sum = 0;
 

@@ -1,12 +1,12 @@
 /* Gated DeltaNet: its core on cpu, then the layer around it (the same on every backend).
  *
- * A head holds a matrix S [K, V] that maps keys to values. Each token lets it fade (g), then corrects what it answers to
- * the token's key, by a fraction beta of the error (the delta rule):
+ * A head holds a matrix S [K, V] that maps keys to values. Each token lets it fade (g), then corrects what it answers
+ * to the token's key, by a fraction beta of the error (the delta rule):
  *
  *     S_t = e^g (I - beta k^T k) S_{t-1} + beta k^T v          o_t = scale q S_t
  *
- * The core works on chunks of C tokens, so that nearly all of it is products of matrices. Equations in brackets are those
- * of docs/math.md 2.3 [D1] and 2.4 [D2].
+ * The core works on chunks of C tokens, so that nearly all of it is products of matrices. Equations in brackets are
+ * those of docs/math.md 2.3 [D1] and 2.4 [D2].
  *
  * Long for one file, and one on purpose: a mixer is one file per backend (docs/howto/add_mixer.md). */
 #include "kernels/cpu/cpu.h"
@@ -21,13 +21,13 @@
 /* ---- one head's view of the arguments --------------------------------------------------------------------------- */
 
 typedef struct head {
-    int          K, V, C;                      /* key and value width, longest chunk               */
-    int          ldk, ldv, ldc;                /* row strides of scratch matrices of those widths  */
-    int64_t      q_row, k_row, v_row, o_row;   /* from token to token; gates: n_head               */
+    int          K, V, C;                    /* key and value width, longest chunk               */
+    int          ldk, ldv, ldc;              /* row strides of scratch matrices of those widths  */
+    int64_t      q_row, k_row, v_row, o_row; /* from token to token; gates: n_head               */
     int64_t      n_head;
     float        scale;
-    const float *q, *k, *v, *g, *beta, *d_o;   /* of this head, at token 0                         */
-    const float *state_in, *dstate_out;        /* [K, V] or NULL                                   */
+    const float *q, *k, *v, *g, *beta, *d_o; /* of this head, at token 0                         */
+    const float *state_in, *dstate_out;      /* [K, V] or NULL                                   */
     float       *o, *state_out, *dstate_in;
     float       *dq, *dk, *dv, *dg, *dbeta;
     int64_t      dk_row, dv_row;
@@ -42,36 +42,51 @@ static head head_of(const gr_core_args *a, int h)
 {
     const int     kv = h / (a->n_head / a->n_kv_head), K = a->k_dim, V = a->v_dim;
     const int64_t state = (int64_t)h * K * V;
-    const head    x = {
-           .K = K, .V = V, .C = a->chunk, .n_head = a->n_head, .scale = a->scale,
-           .ldk = gr_tile_ld(K), .ldv = gr_tile_ld(V), .ldc = gr_tile_ld(a->chunk),
-           .q_row = (int64_t)a->n_head * K, .o_row = (int64_t)a->n_head * V,
-           .k_row = (int64_t)a->n_kv_head * K, .v_row = (int64_t)a->n_kv_head * V,
-           .q = at(a->q, (int64_t)h * K), .k = at(a->k, (int64_t)kv * K), .v = at(a->v, (int64_t)kv * V),
-           .g = at(a->gate[0], h), .beta = at(a->gate[1], h),
-           .o = at(a->o, (int64_t)h * V), .d_o = at(a->d_o, (int64_t)h * V),
-           .state_in = at(a->state_in, state), .state_out = at(a->state_out, state),
-           .dstate_in = at(a->dstate_in, state), .dstate_out = at(a->dstate_out, state),
-           .dq = at(a->dq, (int64_t)h * K), .dg = at(a->dgate[0], h), .dbeta = at(a->dgate[1], h),
-    };
+    const head    x = {.K = K,
+                       .V = V,
+                       .C = a->chunk,
+                       .n_head = a->n_head,
+                       .scale = a->scale,
+                       .ldk = gr_tile_ld(K),
+                       .ldv = gr_tile_ld(V),
+                       .ldc = gr_tile_ld(a->chunk),
+                       .q_row = (int64_t)a->n_head * K,
+                       .o_row = (int64_t)a->n_head * V,
+                       .k_row = (int64_t)a->n_kv_head * K,
+                       .v_row = (int64_t)a->n_kv_head * V,
+                       .q = at(a->q, (int64_t)h * K),
+                       .k = at(a->k, (int64_t)kv * K),
+                       .v = at(a->v, (int64_t)kv * V),
+                       .g = at(a->gate[0], h),
+                       .beta = at(a->gate[1], h),
+                       .o = at(a->o, (int64_t)h * V),
+                       .d_o = at(a->d_o, (int64_t)h * V),
+                       .state_in = at(a->state_in, state),
+                       .state_out = at(a->state_out, state),
+                       .dstate_in = at(a->dstate_in, state),
+                       .dstate_out = at(a->dstate_out, state),
+                       .dq = at(a->dq, (int64_t)h * K),
+                       .dg = at(a->dgate[0], h),
+                       .dbeta = at(a->dgate[1], h)};
     return x;
 }
 
 /* ---- scratch of one thread -------------------------------------------------------------------------------------- */
 
 typedef struct room {
-    double *G, *dG;                             /* [C] cumulative log-decay, its gradient                     */
-    float  *e_in, *e_out, *beta, *one, *col;    /* [C] e^G, e^(G_C - G), write strength, 1, column sums       */
-    float   e_all;                              /* e^(G_C)                                                    */
-    float  *KT, *P, *L, *A, *inv;               /* K^T [K, C]; [C, C] thrice; inverses of L's diagonal blocks */
-    float  *E, *D, *U, *Uw;                     /* [C, V] scratch, error D (backward: all chunks), U, e_out U */
-    float  *S;                                  /* [K, V]; backward: one before each chunk                    */
-    float  *Q, *Kc, *dO, *dOe, *dU, *X, *Xe;    /* backward: chunk of scale q, k, d_o, ...                    */
+    double *G, *dG;                          /* [C] cumulative log-decay, its gradient                     */
+    float  *e_in, *e_out, *beta, *one, *col; /* [C] e^G, e^(G_C - G), write strength, 1, column sums       */
+    float   e_all;                           /* e^(G_C)                                                    */
+    float  *KT, *P, *L, *A, *inv;            /* K^T [K, C]; [C, C] thrice; inverses of L's diagonal blocks */
+    float  *E, *D, *U, *Uw;                  /* [C, V] scratch, error D (backward: all chunks), U, e_out U */
+    float  *S;                               /* [K, V]; backward: one before each chunk                    */
+    float  *Q, *Kc, *dO, *dOe, *dU, *X, *Xe; /* backward: chunk of scale q, k, d_o, ...                    */
     float  *UT, *dA, *dL, *dQ, *dKr, *dKw;
-    float  *dS, *ST, *dST;                      /* [K, V], [V, K] twice                                       */
+    float  *dS, *ST, *dST; /* [K, V], [V, K] twice                                       */
 } room;
 
-/* Point into `base`, or with base NULL only count. Returns floats. n_chunk > 0: room for backward over that many chunks. */
+/* Point into `base`, or with base NULL only count. Returns floats. n_chunk > 0: room for backward over that many
+ * chunks. */
 static int64_t furnish(room *w, float *base, const head *x, int64_t n_chunk)
 {
     const int64_t C = x->C, K = x->K, V = x->V, ck = C * x->ldk, cv = C * x->ldv, cc = C * x->ldc, state = K * x->ldv;
@@ -172,9 +187,9 @@ static void weigh(const head *x, const room *w, float *M, int n, int strict, con
     }
 }
 
-/* M, the gradient of P . (something), becomes that of (something): M = P . M, rows times row_i. On the way dG takes its share.
- * W is P . (something) itself, so <M_ij, W_ij> is the gradient of the exponent G_i - G_j of P_ij. The diagonal, where
- * the exponent is always 0, is left out instead of cancelling: with strong decay it is all there is to round. */
+/* M, the gradient of P . (something), becomes that of (something): M = P . M, rows times row_i. On the way dG takes its
+ * share. W is P . (something) itself, so <M_ij, W_ij> is the gradient of the exponent G_i - G_j of P_ij. The diagonal,
+ * where the exponent is always 0, is left out instead of cancelling: with strong decay it is all there is to round. */
 static void weigh_back(const head *x, room *w, float *M, const float *W, int n, int strict, const float *row)
 {
     memset(w->col, 0, (size_t)n * sizeof *w->col);
@@ -197,7 +212,8 @@ static void weigh_back(const head *x, room *w, float *M, const float *W, int n, 
 
 /* What the chunk writes into the state: U = beta D, where D is the error each token sees,
  *     d_i = v_i - e^{G_i} k_i S_in - sum_{j<i} P_ij <k_i, k_j> beta_j d_j,
- * that is [U = Tm R] with beta moved out of the system: U / beta, which backward needs, then exists for beta = 0 too. */
+ * that is [U = Tm R] with beta moved out of the system: U / beta, which backward needs, then exists for beta = 0 too.
+ */
 static void pseudo_values(const head *x, room *w, int64_t t, int n, const float *S, float *D)
 {
     const float *k = x->k + t * x->k_row, *v = x->v + t * x->v_row;
@@ -266,8 +282,8 @@ static void forward_doc(const head *x, room *w, int64_t first, int64_t end, bool
 /* One token, as in decoding: the state is read once and written once. room: p [V], r [V]. */
 static void forward_token(const head *x, float *p, float *r)
 {
-    const int    V = x->V;
-    const float  e = gr_expf(x->g[0]), qk = dot(x->K, x->q, x->k);
+    const int   V = x->V;
+    const float e = gr_expf(x->g[0]), qk = dot(x->K, x->q, x->k);
 
     memset(p, 0, (size_t)V * sizeof *p);
     memset(r, 0, (size_t)V * sizeof *r);
@@ -296,7 +312,8 @@ static void forward_token(const head *x, float *p, float *r)
 
 /* ---- backward [D2] ---------------------------------------------------------------------------------------------- */
 
-/* Bring a chunk back: gates, U from D, q k d_o side by side, transposes, L (row form this time: beta_i P_ij <k_i, k_j>), A. */
+/* Bring a chunk back: gates, U from D, q k d_o side by side, transposes, L (row form this time: beta_i P_ij <k_i,
+ * k_j>), A. */
 static void recall(const head *x, room *w, int64_t t, int n, const float *S, const float *D)
 {
     const int K = x->K, V = x->V, ldk = x->ldk, ldv = x->ldv, ldc = x->ldc;
@@ -367,7 +384,8 @@ static void backward_chunk(const head *x, room *w, int64_t t, int n, const float
     }
     w->dG[n - 1] += sum;
     sum = 0;
-    for (int i = n - 1; i >= 0; i--) x->dg[(t + i) * x->n_head] = (float)(sum += w->dG[i]); /* G_i holds g_t for all t <= i */
+    for (int i = n - 1; i >= 0; i--)
+        x->dg[(t + i) * x->n_head] = (float)(sum += w->dG[i]); /* G_i holds g_t for all t <= i */
 
     /* dQ~ += dA K;   read role dKr += dKK K;   write role dKw += dKK^T K + dA^T Q~;   dK = dKr + dKw */
     gr_tile_lower_gemm(n, K, w->dA, ldc, w->Kc, ldk, w->dQ, ldk, 1.0f, 1.0f);
@@ -390,7 +408,8 @@ static void backward_chunk(const head *x, room *w, int64_t t, int n, const float
 /* Replay the states of the document, then walk back through its chunks. */
 static void backward_doc(const head *x, room *w, int64_t first, int64_t end, bool is_first, bool is_last)
 {
-    const int64_t n_chunk = (end - first + x->C - 1) / x->C, state = (int64_t)x->K * x->ldv, cv = (int64_t)x->C * x->ldv;
+    const int64_t n_chunk = (end - first + x->C - 1) / x->C, state = (int64_t)x->K * x->ldv,
+                  cv = (int64_t)x->C * x->ldv;
 
     load_state(x, w->S, is_first ? x->state_in : NULL);
     for (int64_t c = 0; c < n_chunk; c++) {
@@ -413,7 +432,8 @@ static void backward_doc(const head *x, room *w, int64_t first, int64_t end, boo
     if (is_first && x->dstate_in) scale_rows(x->K, x->V, 1, NULL, w->dS, x->ldv, x->dstate_in, x->V);
 }
 
-/* ---- the core: (document, head) pairs in any order on any number of threads, each computed by one of them --------- */
+/* ---- the core: (document, head) pairs in any order on any number of threads, each computed by one of them ---------
+ */
 
 static void core_token(const gr_core_args *a)
 {
@@ -533,17 +553,19 @@ out:
 }
 
 const gr_mixer_core gr_gdn_cpu = {
-    .tol = 1e-5, /* fp32 against fp64; measured 1e-6 at most, whatever the length: decay forgets rounding as it forgets tokens */
+    .tol = 1e-5, /* fp32 against fp64; measured 1e-6 at most, whatever the length: decay forgets rounding as it forgets
+                    tokens */
     .forward = core_forward,
     .backward = core_backward,
 };
 
-/* ==== the layer, in terms of gr_ops and the core ==================================================================== */
+/* ==== the layer, in terms of gr_ops and the core ====================================================================
+ */
 
 enum { W_Q, W_K, W_V, W_B, W_GK, A_LOG, DT_BIAS, CONV_Q, CONV_K, CONV_V, W_G, O_NORM, W_O, N_PARAM };
 
-/* Kept for backward: projections before the convolutions and before the decay's softplus, gates, the core's output. What is
- * elementwise or a row sum from there (convolutions, both norms) is computed again. */
+/* Kept for backward: projections before the convolutions and before the decay's softplus, gates, the core's output.
+ * What is elementwise or a row sum from there (convolutions, both norms) is computed again. */
 enum { T_Q, T_K, T_V, T_A, T_DECAY, T_BETA, T_Z, T_O, N_TAPE };
 
 enum { HIST_Q, HIST_K, HIST_V, STATE, N_STATE }; /* decoding: last W - 1 inputs of each convolution; S */
@@ -570,9 +592,10 @@ static int params(const gr_mixer_spec *s, gr_param_spec p[GR_MIXER_PARAMS])
     return N_PARAM;
 }
 
-/* Projections are the attention's; its q and k norms have no place here (the L2 norm replaces them). The output gate starts
- * as (W_O^T + W_V repeated) / 2. The repetition is by rows, row i taking W_V's row i / rep, which stretches channels
- * inside a head instead of repeating heads: so hybrid-model-factory does it, and so the released weights began. */
+/* Projections are the attention's; its q and k norms have no place here (the L2 norm replaces them). The output gate
+ * starts as (W_O^T + W_V repeated) / 2. The repetition is by rows, row i taking W_V's row i / rep, which stretches
+ * channels inside a head instead of repeating heads: so hybrid-model-factory does it, and so the released weights
+ * began. */
 static void from_attention(const gr_mixer_spec *s, float *const *w, const float *const *attn)
 {
     enum { ATTN_Q, ATTN_K, ATTN_V, ATTN_O };
@@ -603,15 +626,16 @@ static gr_tensor take_heads(gr_arena *a, const gr_mixer_ctx *c, int64_t N, int n
 
 /* What the core gets, besides the gates: q, k normalised to unit length; v. */
 typedef struct inputs {
-    gr_tensor q, k, v;      /* after convolution and norm      */
-    gr_tensor q_rs, k_rs;   /* [N H], [N G] reciprocal lengths */
+    gr_tensor q, k, v;    /* after convolution and norm      */
+    gr_tensor q_rs, k_rs; /* [N H], [N G] reciprocal lengths */
 } inputs;
 
 static inputs take_inputs(const gr_mixer_ctx *c, int64_t N)
 {
     const int    H = c->spec->n_head, G = c->spec->n_kv_head;
-    const inputs in = {take_heads(c->scratch, c, N, H), take_heads(c->scratch, c, N, G), take_heads(c->scratch, c, N, G),
-                       gr_take1(c->scratch, GR_F32, N * H), gr_take1(c->scratch, GR_F32, N * G)};
+    const inputs in = {take_heads(c->scratch, c, N, H), take_heads(c->scratch, c, N, G),
+                       take_heads(c->scratch, c, N, G), gr_take1(c->scratch, GR_F32, N * H),
+                       gr_take1(c->scratch, GR_F32, N * G)};
     return in;
 }
 
@@ -648,13 +672,14 @@ static void projections(const gr_mixer_ctx *c, const gr_tensor *t, gr_tensor x)
 }
 
 /* history: per convolution the rows before x, or NULL at the start of a document. */
-static void core_inputs(const gr_mixer_ctx *c, const inputs *in, const gr_tensor *t, const gr_seq *seq, const gr_tensor *history)
+static void core_inputs(const gr_mixer_ctx *c, const inputs *in, const gr_tensor *t, const gr_seq *seq,
+                        const gr_tensor *history)
 {
     const gr_tensor out[] = {in->q, in->k, in->v};
 
     for (int i = 0; i < 3; i++)
-        c->op->conv(gr_token_rows(out[i]), gr_token_rows(t[T_Q + i]), taps(c->w[CONV_Q + i]), gr_none(), history ? history[i] : gr_none(), seq,
-                    c->stream);
+        c->op->conv(gr_token_rows(out[i]), gr_token_rows(t[T_Q + i]), taps(c->w[CONV_Q + i]), gr_none(),
+                    history ? history[i] : gr_none(), seq, c->stream);
     c->op->l2norm(gr_head_rows(in->q), in->q_rs, gr_head_rows(in->q), L2_EPS, c->stream);
     c->op->l2norm(gr_head_rows(in->k), in->k_rs, gr_head_rows(in->k), L2_EPS, c->stream);
 }
@@ -662,18 +687,27 @@ static void core_inputs(const gr_mixer_ctx *c, const inputs *in, const gr_tensor
 static gr_core_args core_args(const gr_mixer_ctx *c, const inputs *in, const gr_tensor *t, const gr_seq *seq)
 {
     const gr_mixer_spec *s = c->spec;
-    const gr_core_args   a = {
-          .seq = seq, .n_head = s->n_head, .n_kv_head = s->n_kv_head, .k_dim = s->head_dim, .v_dim = s->head_dim,
-          .chunk = s->chunk, .scale = 1.0f / sqrtf((float)s->head_dim), .q = in->q, .k = in->k, .v = in->v,
-          .gate = {t[T_DECAY], t[T_BETA]}, .o = t[T_O], .scratch = c->scratch,
-    };
+    const gr_core_args   a = {.seq = seq,
+                              .n_head = s->n_head,
+                              .n_kv_head = s->n_kv_head,
+                              .k_dim = s->head_dim,
+                              .v_dim = s->head_dim,
+                              .chunk = s->chunk,
+                              .scale = 1.0f / sqrtf((float)s->head_dim),
+                              .q = in->q,
+                              .k = in->k,
+                              .v = in->v,
+                              .gate = {t[T_DECAY], t[T_BETA]},
+                              .o = t[T_O],
+                              .scratch = c->scratch};
     return a;
 }
 
 /* h = rmsnorm(o) silu(z), which the output projection reads. */
 static void gated_output(const gr_mixer_ctx *c, gr_tensor h, gr_tensor rstd, const gr_tensor *t)
 {
-    c->op->gated_norm(gr_head_rows(h), rstd, gr_head_rows(t[T_O]), gr_head_rows(t[T_Z]), c->w[O_NORM], O_EPS, c->stream);
+    c->op->gated_norm(gr_head_rows(h), rstd, gr_head_rows(t[T_O]), gr_head_rows(t[T_Z]), c->w[O_NORM], O_EPS,
+                      c->stream);
 }
 
 static void forward(const gr_mixer_ctx *c, gr_tensor y, gr_tensor x, gr_tape *tape)
@@ -702,15 +736,16 @@ static void forward(const gr_mixer_ctx *c, gr_tensor y, gr_tensor x, gr_tape *ta
 /* ---- backward ---------------------------------------------------------------------------------------------------- */
 
 /* From gradients of the core's inputs (in `d`, overwritten) to those of the raw projections `raw`. */
-static void core_inputs_back(const gr_mixer_ctx *c, const gr_tensor raw[3], const inputs *d, const inputs *in, const gr_tensor *t)
+static void core_inputs_back(const gr_mixer_ctx *c, const gr_tensor raw[3], const inputs *d, const inputs *in,
+                             const gr_tensor *t)
 {
     const gr_tensor dy[] = {d->q, d->k, d->v};
 
     c->op->l2norm_back(gr_head_rows(d->q), gr_head_rows(d->q), gr_head_rows(in->q), in->q_rs, c->stream);
     c->op->l2norm_back(gr_head_rows(d->k), gr_head_rows(d->k), gr_head_rows(in->k), in->k_rs, c->stream);
     for (int i = 0; i < 3; i++)
-        c->op->conv_back(gr_token_rows(raw[i]), taps(c->dw[CONV_Q + i]), gr_none(), gr_none(), gr_token_rows(dy[i]), gr_token_rows(t[T_Q + i]),
-                         taps(c->w[CONV_Q + i]), gr_none(), gr_none(), c->seq, c->stream);
+        c->op->conv_back(gr_token_rows(raw[i]), taps(c->dw[CONV_Q + i]), gr_none(), gr_none(), gr_token_rows(dy[i]),
+                         gr_token_rows(t[T_Q + i]), taps(c->w[CONV_Q + i]), gr_none(), gr_none(), c->seq, c->stream);
 }
 
 static void backward(const gr_mixer_ctx *c, gr_tensor dx, gr_tensor dy, gr_tensor x, const gr_tape *tape)
@@ -720,8 +755,9 @@ static void backward(const gr_mixer_ctx *c, gr_tensor dx, gr_tensor dy, gr_tenso
     const int64_t    N = x.dim[0], H = c->spec->n_head;
     const inputs     in = take_inputs(c, N), d = take_inputs(c, N);
     const gr_tensor  rstd = gr_take1(c->scratch, GR_F32, N * H), h = take_heads(c->scratch, c, N, c->spec->n_head);
-    const gr_tensor  d_o = take_heads(c->scratch, c, N, c->spec->n_head), dz = take_heads(c->scratch, c, N, c->spec->n_head);
-    const gr_tensor  dg = gr_take2(c->scratch, GR_F32, N, H), dbeta = gr_take2(c->scratch, GR_F32, N, H);
+    const gr_tensor  d_o = take_heads(c->scratch, c, N, c->spec->n_head),
+                    dz = take_heads(c->scratch, c, N, c->spec->n_head);
+    const gr_tensor dg = gr_take2(c->scratch, GR_F32, N, H), dbeta = gr_take2(c->scratch, GR_F32, N, H);
 
     if (!gr_out_of_memory(c)) {
         const gr_tensor raw[3] = {in.q, in.k, in.v}; /* free again by the time the convolutions go backward */
@@ -730,15 +766,16 @@ static void backward(const gr_mixer_ctx *c, gr_tensor dx, gr_tensor dy, gr_tenso
         /* y = h W_O^T,  h = rmsnorm(o) silu(z) */
         gated_output(c, h, rstd, t);
         gr_project_back(c, W_O, gr_token_rows(d.q), dy, gr_token_rows(h), 0.0f); /* d.q serves for dh */
-        c->op->gated_norm_back(gr_head_rows(d_o), gr_head_rows(dz), c->dw[O_NORM], gr_head_rows(d.q), gr_head_rows(t[T_O]), rstd, gr_head_rows(t[T_Z]),
-                               c->w[O_NORM], c->stream);
+        c->op->gated_norm_back(gr_head_rows(d_o), gr_head_rows(dz), c->dw[O_NORM], gr_head_rows(d.q),
+                               gr_head_rows(t[T_O]), rstd, gr_head_rows(t[T_Z]), c->w[O_NORM], c->stream);
 
         core_inputs(c, &in, t, c->seq, NULL);
         a.d_o = d_o, a.dq = d.q, a.dk = d.k, a.dv = d.v, a.dgate[0] = dg, a.dgate[1] = dbeta;
         c->core->backward(&a, c->stream);
 
         core_inputs_back(c, raw, &d, &in, t);
-        c->op->decay_back(dg, c->dw[A_LOG], c->dw[DT_BIAS], dg, t[T_DECAY], t[T_A], c->w[A_LOG], c->w[DT_BIAS], c->stream);
+        c->op->decay_back(dg, c->dw[A_LOG], c->dw[DT_BIAS], dg, t[T_DECAY], t[T_A], c->w[A_LOG], c->w[DT_BIAS],
+                          c->stream);
         c->op->sigmoid_back(dbeta, dbeta, t[T_BETA], beta_scale(c), c->stream);
 
         gr_project_back(c, W_Q, dx, gr_token_rows(raw[0]), x, 0.0f);
@@ -772,7 +809,8 @@ static void remember(const gr_mixer_ctx *c, gr_tensor history, gr_tensor x)
     const uint64_t bytes = (uint64_t)gr_row(history) * sizeof(float);
 
     for (int64_t i = 0; i < n; i++)
-        c->op->copy(gr_rows(history, i, 1).data, i + 1 < n ? gr_rows(history, i + 1, 1).data : x.data, bytes, GR_WITHIN, c->stream);
+        c->op->copy(gr_rows(history, i, 1).data, i + 1 < n ? gr_rows(history, i + 1, 1).data : x.data, bytes, GR_WITHIN,
+                    c->stream);
 }
 
 static void step(const gr_mixer_ctx *c, gr_tensor y, gr_tensor x, gr_mixer_state *state, int64_t pos)

@@ -37,8 +37,8 @@ void gr_cpu_rmsnorm(gr_tensor y_RD, gr_tensor rstd_R, gr_tensor x_RD, gr_tensor 
 }
 
 /* With xh = x rstd and a = dy w:  dx = rstd (a - xh mean(a xh)),  dw = sum over rows of dy xh. */
-void gr_cpu_rmsnorm_back(gr_tensor dx_RD, gr_tensor dw_D, gr_tensor dy_RD, gr_tensor x_RD, gr_tensor rstd_R, gr_tensor w_D,
-                         gr_stream *s)
+void gr_cpu_rmsnorm_back(gr_tensor dx_RD, gr_tensor dw_D, gr_tensor dy_RD, gr_tensor x_RD, gr_tensor rstd_R,
+                         gr_tensor w_D, gr_stream *s)
 {
     const int64_t D = gr_count(w_D), R = gr_count(x_RD) / D;
     const int64_t n_block = (R + GR_ROWS - 1) / GR_ROWS, flight = gr_flight(D);
@@ -112,7 +112,8 @@ void gr_cpu_l2norm_back(gr_tensor dx_RD, gr_tensor dy_RD, gr_tensor y_RD, gr_ten
 }
 
 /* y = (x rstd w) silu(z): norm before gate, as Gated DeltaNet has it (the other order is Mamba-2's). */
-void gr_cpu_gated_norm(gr_tensor y_RD, gr_tensor rstd_R, gr_tensor x_RD, gr_tensor z_RD, gr_tensor w_D, float eps, gr_stream *s)
+void gr_cpu_gated_norm(gr_tensor y_RD, gr_tensor rstd_R, gr_tensor x_RD, gr_tensor z_RD, gr_tensor w_D, float eps,
+                       gr_stream *s)
 {
     const int64_t D = gr_count(w_D), R = gr_count(x_RD) / D;
     const float  *w = gr_f(w_D);
@@ -131,8 +132,8 @@ void gr_cpu_gated_norm(gr_tensor y_RD, gr_tensor rstd_R, gr_tensor x_RD, gr_tens
 }
 
 /* With xh = x rstd and dm = dy silu(z):  dz = dy xh w silu'(z);  dx, dw as in rmsnorm with dm for dy. */
-void gr_cpu_gated_norm_back(gr_tensor dx_RD, gr_tensor dz_RD, gr_tensor dw_D, gr_tensor dy_RD, gr_tensor x_RD, gr_tensor rstd_R,
-                            gr_tensor z_RD, gr_tensor w_D, gr_stream *s)
+void gr_cpu_gated_norm_back(gr_tensor dx_RD, gr_tensor dz_RD, gr_tensor dw_D, gr_tensor dy_RD, gr_tensor x_RD,
+                            gr_tensor rstd_R, gr_tensor z_RD, gr_tensor w_D, gr_stream *s)
 {
     const int64_t D = gr_count(w_D), R = gr_count(x_RD) / D;
     const int64_t n_block = (R + GR_ROWS - 1) / GR_ROWS, flight = gr_flight(D);

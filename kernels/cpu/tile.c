@@ -25,7 +25,7 @@ enum { LANES = 4, WIDE = 2 };
 
 enum { ROWS = 6 };
 
-typedef float vec __attribute__((vector_size(LANES * 4)));                             /* in a register  */
+typedef float vec __attribute__((vector_size(LANES * 4)));                           /* in a register  */
 typedef float vec_at __attribute__((vector_size(LANES * 4), aligned(4), may_alias)); /* at any address */
 
 #define ALWAYS static inline __attribute__((always_inline))
@@ -94,8 +94,8 @@ ALWAYS void block(const int rows, const int cols, int partial, int K, const floa
 }
 
 /* One panel of columns, all M rows. */
-ALWAYS void panel(const int cols, int partial, int M, int K, const float *a, int64_t a_row, int64_t a_col, const float *b,
-                  int64_t ldb, float *c, int64_t ldc, float alpha, float beta)
+ALWAYS void panel(const int cols, int partial, int M, int K, const float *a, int64_t a_row, int64_t a_col,
+                  const float *b, int64_t ldb, float *c, int64_t ldc, float alpha, float beta)
 {
 #define BLOCK(rows) block(rows, cols, partial, K, a, a_row, a_col, b, ldb, c, ldc, alpha, beta)
     for (; M >= ROWS; M -= ROWS, a += ROWS * a_row, c += ROWS * ldc) BLOCK(ROWS);
@@ -110,17 +110,15 @@ ALWAYS void panel(const int cols, int partial, int M, int K, const float *a, int
 #undef BLOCK
 }
 
-void gr_tile_gemm(int M, int N, int K, const float *a, int64_t a_row, int64_t a_col, const float *b, int64_t ldb, float *c,
-                  int64_t ldc, float alpha, float beta)
+void gr_tile_gemm(int M, int N, int K, const float *a, int64_t a_row, int64_t a_col, const float *b, int64_t ldb,
+                  float *c, int64_t ldc, float alpha, float beta)
 {
     int j = 0;
 
     for (; j + WIDE * LANES <= N; j += WIDE * LANES)
         panel(WIDE, 0, M, K, a, a_row, a_col, b + j, ldb, c + j, ldc, alpha, beta);
-    for (; j + 2 * LANES <= N; j += 2 * LANES)
-        panel(2, 0, M, K, a, a_row, a_col, b + j, ldb, c + j, ldc, alpha, beta);
-    for (; j + LANES <= N; j += LANES)
-        panel(1, 0, M, K, a, a_row, a_col, b + j, ldb, c + j, ldc, alpha, beta);
+    for (; j + 2 * LANES <= N; j += 2 * LANES) panel(2, 0, M, K, a, a_row, a_col, b + j, ldb, c + j, ldc, alpha, beta);
+    for (; j + LANES <= N; j += LANES) panel(1, 0, M, K, a, a_row, a_col, b + j, ldb, c + j, ldc, alpha, beta);
     if (j < N) panel(1, N - j, M, K, a, a_row, a_col, b + j, ldb, c + j, ldc, alpha, beta);
 }
 

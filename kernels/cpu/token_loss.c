@@ -1,8 +1,9 @@
-/* Losses over the vocabulary: docs/math.md 9.1.  z, a tile of logits [n, V]; q, the student's probabilities; p, the teacher's.
+/* Losses over the vocabulary: docs/math.md 9.1.  z, a tile of logits [n, V]; q, the student's probabilities; p, the
+ * teacher's.
  *
  * One row (200 KB at V = 49152) stays in the L2 cache of the thread that works on it, so passes over it are cheap.
- * The sum over "all tokens but the k known ones" is taken by setting those k logits to -inf for its duration: it is a sum of its
- * own, never 1 minus the others, which would lose every digit when the tail is small.
+ * The sum over "all tokens but the k known ones" is taken by setting those k logits to -inf for its duration: it is a
+ * sum of its own, never 1 minus the others, which would lose every digit when the tail is small.
  */
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/vec.h"
@@ -83,7 +84,8 @@ static bool ids_in_range(const row_target *t, int64_t V)
 /* loss = { CE, KL } of one row, dz its gradient (NULL: unwanted; may be z).
  *   CE = lse - z_id                       KL = sum_K p_i (log p_i - log q_i) + p_t (log p_t - log q_t)
  *   dz = ((1 - a) + a P) q - (1 - a) 1_id - a p;  off K the teacher's share is p_t e^(z - lse_t)
- * P = sum_K p + p_t is 1 but for the rounding of stored log-probabilities; with it the gradient is that of the KL above. */
+ * P = sum_K p + p_t is 1 but for the rounding of stored log-probabilities; with it the gradient is that of the KL
+ * above. */
 static void loss_row(double loss[2], float *dz, float *z, int64_t V, const row_target *t)
 {
     const double a = t->kl, z_id = z[t->id], p_t = exp((double)t->tail_lp);
@@ -138,8 +140,12 @@ void gr_cpu_token_loss(gr_tensor dz_nV, gr_tensor sum, gr_tensor z_nV, const gr_
         for (int64_t r = r0; r < r1; r++) {
             float           *dz = dz_nV.data ? gr_f(dz_nV) + r * V : NULL, *z = gr_f(z_nV) + r * V;
             double          *loss = part[r - r0];
-            const row_target t = {id[r], k, k ? top_id + r * k : NULL, k ? gr_f(tg->top_lp) + r * k : NULL,
-                                  k ? gr_f(tg->tail_lp)[r] : -INFINITY, k ? tg->kl : 0};
+            const row_target t = {id[r],
+                                  k,
+                                  k ? top_id + r * k : NULL,
+                                  k ? gr_f(tg->top_lp) + r * k : NULL,
+                                  k ? gr_f(tg->tail_lp)[r] : -INFINITY,
+                                  k ? tg->kl : 0};
 
             loss[0] = loss[1] = 0;
             if (t.id >= 0 && ids_in_range(&t, V)) {
@@ -168,7 +174,7 @@ static uint64_t key_of(float z, int64_t id)
     z += 0.0f; /* -0 becomes +0: they are equal, so the id decides */
     memcpy(&u, &z, 4);
     u = u >> 31 ? ~u : u | UINT32_C(0x80000000);
-    return (uint64_t)u << 32 | (uint32_t)~(uint32_t)id;
+    return (uint64_t)u << 32 | (uint32_t) ~(uint32_t)id;
 }
 
 static int64_t id_of(uint64_t key)
@@ -188,7 +194,8 @@ static void sink(uint64_t *heap, int k, int i, uint64_t key)
     heap[i] = key;
 }
 
-/* The k largest of z_V into heap, in falling order. Most blocks hold nothing above the k-th so far, and one compare tells. */
+/* The k largest of z_V into heap, in falling order. Most blocks hold nothing above the k-th so far, and one compare
+ * tells. */
 static void select_row(uint64_t *heap, int k, const float *z, int64_t V)
 {
     enum { STEP = 64 };
@@ -256,29 +263,29 @@ void gr_cpu_kl_full(gr_tensor sum, gr_tensor zs_nV, gr_tensor zt_nV, gr_tensor i
     for (int64_t r0 = 0; r0 < n; r0 += FLIGHT) {
         const int64_t r1 = r0 + FLIGHT < n ? r0 + FLIGHT : n;
 
-#pragma omp parallel for schedule(static, 2) if (n * V > GR_SERIAL)
+#pragma omp      parallel for schedule(static, 2) if (n * V > GR_SERIAL)
         for (int64_t r = r0; r < r1; r++) {
-            const float *zs = gr_f(zs_nV) + r * V, *zt = gr_f(zt_nV) + r * V;
-            double       kl = 0;
+                 const float *zs = gr_f(zs_nV) + r * V, *zt = gr_f(zt_nV) + r * V;
+                 double       kl = 0;
 
-            if (id[r] >= 0) {
-                const double ls = lse_value(lse_row(NULL, zs, V)), lt = lse_value(lse_row(NULL, zt, V));
+                 if (id[r] >= 0) {
+                     const double ls = lse_value(lse_row(NULL, zs, V)), lt = lse_value(lse_row(NULL, zt, V));
 
-                /* sum p (log p - log q): the difference in fp64, since it is small where the models agree */
-#pragma omp simd reduction(+ : kl)
+                     /* sum p (log p - log q): the difference in fp64, since it is small where the models agree */
+     #pragma omp simd reduction(+ : kl)
                 for (int64_t j = 0; j < V; j++) {
-                    const double lp = zt[j] - lt, lq = zs[j] - ls;
-                    const float  p = gr_expf((float)lp);
+                         const double lp = zt[j] - lt, lq = zs[j] - ls;
+                         const float  p = gr_expf((float)lp);
 
-                    kl += p == 0.0f ? 0.0 : p * (lp - lq);
+                         kl += p == 0.0f ? 0.0 : p * (lp - lq);
                 }
             }
-            part[r - r0] = kl;
-        }
-        for (int64_t r = r0; r < r1; r++) {
-            total[0] += part[r - r0];
-            total[1] += id[r] >= 0;
-        }
-    }
-    for (int i = 0; i < 2; i++) ((double *)sum.data)[i] += total[i];
+                 part[r - r0] = kl;
+             }
+             for (int64_t r = r0; r < r1; r++) {
+                 total[0] += part[r - r0];
+                 total[1] += id[r] >= 0;
+             }
+         }
+         for (int i = 0; i < 2; i++) ((double *)sum.data)[i] += total[i];
 }

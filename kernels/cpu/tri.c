@@ -31,7 +31,8 @@ void gr_tri_invert_blocks(int n, const float *l, int64_t ldl, float *inv)
     for (int i = 0; i < n; i += B) invert_block(rows_of(n, i), l + i * ldl + i, ldl, inv + i * B);
 }
 
-void gr_tri_solve(int n, int m, const float *l, int64_t ldl, const float *inv, float *b, int64_t ldb, float *x, int64_t ldx)
+void gr_tri_solve(int n, int m, const float *l, int64_t ldl, const float *inv, float *b, int64_t ldb, float *x,
+                  int64_t ldx)
 {
     for (int i = 0; i < n; i += B) {
         const int r = rows_of(n, i);
@@ -41,7 +42,8 @@ void gr_tri_solve(int n, int m, const float *l, int64_t ldl, const float *inv, f
     }
 }
 
-void gr_tri_solve_t(int n, int m, const float *l, int64_t ldl, const float *inv, float *b, int64_t ldb, float *x, int64_t ldx)
+void gr_tri_solve_t(int n, int m, const float *l, int64_t ldl, const float *inv, float *b, int64_t ldb, float *x,
+                    int64_t ldx)
 {
     for (int i = (n - 1) / B * B; i >= 0; i -= B) {
         const int r = rows_of(n, i), below = i + r;

@@ -14,7 +14,8 @@ static inline float gr_expf(float x)
 {
     /* Cody-Waite: x = n ln2 + r, |r| <= ln2 / 2; then e^r by Cephes' minimax polynomial; scale by 2^n in two steps so
      * that subnormal results round once. */
-    const float   xc = x < 88.8f ? (x > -104.0f ? x : -104.0f) : 88.8f; /* NaN too becomes finite: its shifts stay defined */
+    const float xc =
+        x < 88.8f ? (x > -104.0f ? x : -104.0f) : 88.8f; /* NaN too becomes finite: its shifts stay defined */
     const float   n = nearbyintf(xc * 1.44269504088896341f);
     const float   r = fmaf(n, -1.42860677e-6f, fmaf(n, -0.693145751953125f, xc));
     float         p = 1.9875691500e-4f;
@@ -63,7 +64,8 @@ static inline float gr_softplusf(float x)
     return (x > 0.0f ? x : 0.0f) + 2.0f * t * p;
 }
 
-/** y = silu(x) and d = its derivative, of one exponential. 1 - sigmoid is taken as e^-x sigmoid, which does not cancel. */
+/** y = silu(x) and d = its derivative, of one exponential. 1 - sigmoid is taken as e^-x sigmoid, which does not cancel.
+ */
 static inline void gr_silu_grad(float x, float *y, float *d)
 {
     const float e = gr_expf(x > -88.0f ? -x : 88.0f), s = 1.0f / (1.0f + e);

@@ -38,7 +38,8 @@ void      gr_comm_close(gr_comm **c);
 gr_status gr_agree(const gr_comm *c, gr_status local);
 
 /* [collective] Reductions in place. The order of summation is fixed for a given rank count, so
- * results repeat bitwise. Large buffers go in pieces of 1 Mi elements: beyond that shared-memory reductions slow down. */
+ * results repeat bitwise. Large buffers go in pieces of 1 Mi elements: beyond that shared-memory reductions slow down.
+ */
 void gr_sum_f32(const gr_comm *c, float *x, int64_t n);
 void gr_sum_f64(const gr_comm *c, double *x, int64_t n);
 void gr_sum_i64(const gr_comm *c, int64_t *x, int64_t n);
@@ -58,8 +59,7 @@ gr_status gr_gather_bytes(const gr_comm *c, const void *mine, int64_t n, char **
 void gr_barrier(const gr_comm *c);
 
 /** Last resort (MPI broken, device lost): log, then MPI_Abort with code 70. */
-void gr_die(const char *file, int line, const char *fmt, ...)
-    __attribute__((noreturn, format(printf, 3, 4)));
+void gr_die(const char *file, int line, const char *fmt, ...) __attribute__((noreturn, format(printf, 3, 4)));
 #define GR_DIE(...) gr_die(__FILE__, __LINE__, __VA_ARGS__)
 
 /** First item and number of items of rank r when n items are dealt in order: sizes differ by at

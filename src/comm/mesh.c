@@ -30,8 +30,8 @@ gr_status gr_mesh_open(gr_mesh **out, const gr_comm *world, const int n[GR_AXES]
         if (a != GR_REPLICATE) others *= n[a];
     if (n[GR_REPLICATE] == 0) m->n[GR_REPLICATE] = ranks / others;
     GR_CHECK0(m->n[GR_REPLICATE] * others == ranks && ranks > 0, GR_ERR_CONFIG,
-              "mesh of %d (pipe) x %d (replicate) x %d (shard) x %d (sequence) on %d ranks", n[GR_PIPE], m->n[GR_REPLICATE], n[GR_SHARD],
-              n[GR_SEQUENCE], ranks);
+              "mesh of %d (pipe) x %d (replicate) x %d (shard) x %d (sequence) on %d ranks", n[GR_PIPE],
+              m->n[GR_REPLICATE], n[GR_SHARD], n[GR_SEQUENCE], ranks);
     for (int a = GR_AXES - 1; a >= 0; a--) {
         m->at[a] = place % m->n[a];
         place /= m->n[a];

@@ -30,6 +30,7 @@ typedef struct gr_strings {
 } gr_strings;
 
 /* One type per section, gr_cfg_run, gr_cfg_optim, ...: what a room takes that needs this section only. */
+/* clang-format off */
 #define GR_SECTION(section, doc)            typedef struct gr_cfg_##section {
 #define GR_INT(section, key, ...)               int64_t     key;
 #define GR_NUM(section, key, ...)               double      key;
@@ -46,6 +47,7 @@ typedef struct gr_config {
 #define GR_SECTION(section, doc)                gr_cfg_##section section;
 #include "config/keys.def"
 } gr_config;
+/* clang-format on */
 
 /** One line of programs.def. */
 typedef struct gr_program {

@@ -2,13 +2,15 @@
 #include <string.h>
 
 /* An odd default or range in keys.def does not compile, or does not pass tests/unit/test_config.c. */
-#define KEY(s, k, kind)                 .section = #s, .name = #k, .path = #s "." #k, .type = kind, .at = offsetof(gr_config, s.k)
-#define GR_INT(s, k, def, lo, hi, u, d) {KEY(s, k, GR_KEY_INT), .preset = #def, .low = lo, .high = hi, .unit = u, .doc = d},
-#define GR_NUM(s, k, def, lo, hi, u, d) {KEY(s, k, GR_KEY_NUM), .preset = #def, .least = lo, .most = hi, .unit = u, .doc = d},
-#define GR_BOOL(s, k, def, d)           {KEY(s, k, GR_KEY_BOOL), .preset = #def, .unit = "", .doc = d},
-#define GR_STR(s, k, def, d)            {KEY(s, k, GR_KEY_STR), .preset = def, .unit = "", .doc = d},
-#define GR_STRS(s, k, d)                {KEY(s, k, GR_KEY_STRS), .preset = NULL, .unit = "", .doc = d},
-#define GR_ENUM(s, k, def, of, d)       {KEY(s, k, GR_KEY_ENUM), .preset = def, .choices = of, .unit = "", .doc = d},
+#define KEY(s, k, kind) .section = #s, .name = #k, .path = #s "." #k, .type = kind, .at = offsetof(gr_config, s.k)
+#define GR_INT(s, k, def, lo, hi, u, d)                                                                                \
+    {KEY(s, k, GR_KEY_INT), .preset = #def, .low = lo, .high = hi, .unit = u, .doc = d},
+#define GR_NUM(s, k, def, lo, hi, u, d)                                                                                \
+    {KEY(s, k, GR_KEY_NUM), .preset = #def, .least = lo, .most = hi, .unit = u, .doc = d},
+#define GR_BOOL(s, k, def, d)     {KEY(s, k, GR_KEY_BOOL), .preset = #def, .unit = "", .doc = d},
+#define GR_STR(s, k, def, d)      {KEY(s, k, GR_KEY_STR), .preset = def, .unit = "", .doc = d},
+#define GR_STRS(s, k, d)          {KEY(s, k, GR_KEY_STRS), .preset = NULL, .unit = "", .doc = d},
+#define GR_ENUM(s, k, def, of, d) {KEY(s, k, GR_KEY_ENUM), .preset = def, .choices = of, .unit = "", .doc = d},
 const gr_key gr_keys[GR_N_KEYS] = {
 #include "config/keys.def"
 };

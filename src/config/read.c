@@ -15,19 +15,19 @@ enum {
 
 /* Events are taken one by one, so what is not expected is refused before libyaml goes on with it. */
 typedef struct reader {
-    gr_config         *cfg;
-    const gr_program  *program;
-    const char        *path;     /* leads the messages                                              */
-    const char        *text;     /* the whole file: to count lines where libyaml does not            */
+    gr_config           *cfg;
+    const gr_program    *program;
+    const char          *path;   /* leads the messages                                              */
+    const char          *text;   /* the whole file: to count lines where libyaml does not            */
     const struct reader *parent; /* the file whose `base` this is, or NULL                           */
-    int                depth;    /* files above this one                                            */
-    dev_t              dev;      /* which file this is, however it is spelt                         */
-    ino_t              ino;
-    bool               resolved; /* text of our own making: no base                                 */
-    int                section_line[GR_N_SECTIONS], key_line[GR_N_KEYS]; /* where given; 0: not yet  */
-    yaml_parser_t      parser;
-    yaml_event_t       event;
-    char               where[GR_WHERE_MAX];
+    int                  depth;  /* files above this one                                            */
+    dev_t                dev;    /* which file this is, however it is spelt                         */
+    ino_t                ino;
+    bool                 resolved; /* text of our own making: no base                                 */
+    int                  section_line[GR_N_SECTIONS], key_line[GR_N_KEYS]; /* where given; 0: not yet  */
+    yaml_parser_t        parser;
+    yaml_event_t         event;
+    char                 where[GR_WHERE_MAX];
 } reader;
 
 static gr_status read_file(gr_config *cfg, const gr_program *program, const char *path, const reader *parent);
@@ -111,7 +111,8 @@ static gr_status want_scalar(reader *r, const char *where, const char *expected)
 {
     gr_status st = GR_OK;
 
-    GR_CHECK(r->event.type == YAML_SCALAR_EVENT, GR_ERR_CONFIG, "%s: found %s, expected %s", where, kind_of(r), expected);
+    GR_CHECK(r->event.type == YAML_SCALAR_EVENT, GR_ERR_CONFIG, "%s: found %s, expected %s", where, kind_of(r),
+             expected);
     GR_CHECK(strlen(text_of(r)) == r->event.data.scalar.length, GR_ERR_CONFIG, "%s: a NUL character", where);
 out:
     return st;
@@ -141,8 +142,8 @@ static void at_value(reader *r, const gr_key *key)
 /* A scalar that fits the type of the key as far as YAML sees it. */
 static gr_status want_value(reader *r, const gr_key *key)
 {
-    gr_status  st = GR_OK;
-    const bool text = key->type == GR_KEY_STR || key->type == GR_KEY_STRS || key->type == GR_KEY_ENUM;
+    gr_status   st = GR_OK;
+    const bool  text = key->type == GR_KEY_STR || key->type == GR_KEY_STRS || key->type == GR_KEY_ENUM;
     const char *expected = gr_type_name(key->type == GR_KEY_STRS ? GR_KEY_STR : key->type);
 
     GR_TRY(want_scalar(r, r->where, expected));

@@ -24,26 +24,19 @@ enum {
 #include "config/keys.def"
 };
 
-typedef enum gr_key_type {
-    GR_KEY_INT,
-    GR_KEY_NUM,
-    GR_KEY_BOOL,
-    GR_KEY_STR,
-    GR_KEY_STRS,
-    GR_KEY_ENUM
-} gr_key_type;
+typedef enum gr_key_type { GR_KEY_INT, GR_KEY_NUM, GR_KEY_BOOL, GR_KEY_STR, GR_KEY_STRS, GR_KEY_ENUM } gr_key_type;
 
 /** One line of keys.def. */
 typedef struct gr_key {
     const char *section, *name;
-    const char *path;       /**< "section.name"                                     */
+    const char *path; /**< "section.name"                                     */
     gr_key_type type;
-    size_t      at;         /**< of its member in gr_config                         */
-    const char *preset;     /**< the default, as a user writes it; NULL: none       */
-    int64_t     low, high;  /**< GR_KEY_INT                                         */
-    double      least, most;/**< GR_KEY_NUM                                         */
-    const char *choices;    /**< GR_KEY_ENUM: "a|b|c"                               */
-    const char *unit;       /**< never NULL                                         */
+    size_t      at;          /**< of its member in gr_config                         */
+    const char *preset;      /**< the default, as a user writes it; NULL: none       */
+    int64_t     low, high;   /**< GR_KEY_INT                                         */
+    double      least, most; /**< GR_KEY_NUM                                         */
+    const char *choices;     /**< GR_KEY_ENUM: "a|b|c"                               */
+    const char *unit;        /**< never NULL                                         */
     const char *doc;
 } gr_key;
 

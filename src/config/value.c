@@ -10,7 +10,7 @@
 
 const char *gr_type_name(gr_key_type type)
 {
-    static const char *const name[] = {"an integer", "a number", "true or false",
+    static const char *const name[] = {"an integer", "a number",          "true or false",
                                        "a string",   "a list of strings", "one of the alternatives"};
     return name[type];
 }
@@ -184,7 +184,8 @@ gr_status gr_value_append(gr_config *cfg, const gr_key *key, const char *text, c
     gr_strings    *list = GR_MEMBER(gr_strings, cfg, key);
     const uint64_t n = (uint64_t)list->n;
 
-    if ((n & (n - 1)) == 0) GR_TRY(gr_realloc(&list->v, n ? 2 * n : 1, sizeof *list->v, key->path)); /* 0, 1, 2, 4, ... */
+    if ((n & (n - 1)) == 0)
+        GR_TRY(gr_realloc(&list->v, n ? 2 * n : 1, sizeof *list->v, key->path)); /* 0, 1, 2, 4, ... */
     GR_TRY(set_str(&list->v[n], key, text, where));
     list->n++;
 out:

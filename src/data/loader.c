@@ -13,23 +13,26 @@ struct gr_loader {
     int64_t    *start, *length; /* [micro_batch] */
 };
 
-static gr_status check_logits(const gr_logits *logits, const gr_shards *shards, const gr_cfg_data *data, const char *dir, int64_t vocab)
+static gr_status check_logits(const gr_logits *logits, const gr_shards *shards, const gr_cfg_data *data,
+                              const char *dir, int64_t vocab)
 {
     gr_status             st = GR_OK;
     const gr_logits_spec *s = gr_logits_spec_of(logits);
 
-    GR_CHECK0(!strcmp(s->corpus, gr_shards_digest(shards)), GR_ERR_INPUT, "%s: made for corpus %s, data.shards = %s is corpus %s", dir,
-             s->corpus, data->shards, gr_shards_digest(shards));
-    GR_CHECK0(s->vocab_size <= vocab, GR_ERR_INPUT, "%s: the teacher has %lld tokens, the model only %lld", dir, (long long)s->vocab_size,
-              (long long)vocab);
-    GR_CHECK0(s->context == data->context, GR_ERR_CONFIG, "%s: the teacher saw windows of %lld tokens, data.context = %lld", dir,
-             (long long)s->context, (long long)data->context);
+    GR_CHECK0(!strcmp(s->corpus, gr_shards_digest(shards)), GR_ERR_INPUT,
+              "%s: made for corpus %s, data.shards = %s is corpus %s", dir, s->corpus, data->shards,
+              gr_shards_digest(shards));
+    GR_CHECK0(s->vocab_size <= vocab, GR_ERR_INPUT, "%s: the teacher has %lld tokens, the model only %lld", dir,
+              (long long)s->vocab_size, (long long)vocab);
+    GR_CHECK0(s->context == data->context, GR_ERR_CONFIG,
+              "%s: the teacher saw windows of %lld tokens, data.context = %lld", dir, (long long)s->context,
+              (long long)data->context);
 out:
     return st;
 }
 
-gr_status gr_loader_open(gr_loader **out, const gr_comm *c, const gr_comm *data_ranks, const gr_ops *ops, const gr_cfg_data *data, const gr_cfg_train *train,
-                         const char *logits_dir, int64_t vocab)
+gr_status gr_loader_open(gr_loader **out, const gr_comm *c, const gr_comm *data_ranks, const gr_ops *ops,
+                         const gr_cfg_data *data, const gr_cfg_train *train, const char *logits_dir, int64_t vocab)
 {
     gr_status  st = GR_OK;
     gr_loader *l = NULL;
@@ -46,10 +49,11 @@ gr_status gr_loader_open(gr_loader **out, const gr_comm *c, const gr_comm *data_
     l->rank = gr_comm_rank(data_ranks);
     l->size = gr_comm_size(data_ranks);
     l->n_window = (gr_shards_tokens(l->shards) - 1) / l->context;
-    GR_CHECK0(gr_shards_corpus(l->shards)->vocab_size <= vocab, GR_ERR_INPUT, "%s: the tokenizer has %lld ids, the model only %lld", data->shards,
-             (long long)gr_shards_corpus(l->shards)->vocab_size, (long long)vocab);
+    GR_CHECK0(gr_shards_corpus(l->shards)->vocab_size <= vocab, GR_ERR_INPUT,
+              "%s: the tokenizer has %lld ids, the model only %lld", data->shards,
+              (long long)gr_shards_corpus(l->shards)->vocab_size, (long long)vocab);
     GR_CHECK0(l->n_window > 0, GR_ERR_CONFIG, "%s: %lld tokens make no window of data.context = %lld", data->shards,
-             (long long)gr_shards_tokens(l->shards), (long long)l->context);
+              (long long)gr_shards_tokens(l->shards), (long long)l->context);
     if (l->logits) GR_TRY(check_logits(l->logits, l->shards, data, logits_dir, vocab));
     st = gr_windows_open(&l->windows, ops, l->shards, l->logits, l->micro_batch * l->context);
     if (st == GR_OK) st = gr_alloc(&l->start, (uint64_t)l->micro_batch, sizeof *l->start, "loader");

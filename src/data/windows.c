@@ -14,7 +14,7 @@ struct gr_windows {
     gr_logits    *logits;
     int64_t       capacity, k;
     pair          ids, mask, pos, doc, target, top_id, top_lp, tail_lp;
-    uint32_t     *token;     /* [capacity + 1]: one more, the target of the last position */
+    uint32_t     *token; /* [capacity + 1]: one more, the target of the last position */
     uint8_t      *loss_mask, *doc_start;
 };
 
@@ -80,10 +80,10 @@ void gr_windows_close(gr_windows **wp)
 /* One window into rows [at, at + n) of the micro-batch. */
 static gr_status read_window(gr_windows *w, int64_t start, int64_t n, int64_t at, int *n_doc)
 {
-    gr_status     st = GR_OK;
-    const bool    more = start + n < gr_shards_tokens(w->shards);
-    int32_t      *ids = w->ids.host, *pos = w->pos.host, *doc = w->doc.host, *target = w->target.host;
-    uint8_t      *mask = w->mask.host;
+    gr_status  st = GR_OK;
+    const bool more = start + n < gr_shards_tokens(w->shards);
+    int32_t   *ids = w->ids.host, *pos = w->pos.host, *doc = w->doc.host, *target = w->target.host;
+    uint8_t   *mask = w->mask.host;
 
     GR_TRY(gr_shards_read(w->shards, start, n + more, w->token, w->loss_mask, w->doc_start));
     for (int64_t i = 0, first = 0; i < n; i++) {
@@ -98,8 +98,8 @@ static gr_status read_window(gr_windows *w, int64_t start, int64_t n, int64_t at
         target[at + i] = has_next ? (int32_t)w->token[i + 1] : -1;
     }
     if (w->logits)
-        GR_TRY(gr_logits_read(w->logits, start, n, (int32_t *)w->top_id.host + at * w->k, (float *)w->top_lp.host + at * w->k,
-                              (float *)w->tail_lp.host + at));
+        GR_TRY(gr_logits_read(w->logits, start, n, (int32_t *)w->top_id.host + at * w->k,
+                              (float *)w->top_lp.host + at * w->k, (float *)w->tail_lp.host + at));
 out:
     return st;
 }
@@ -122,7 +122,8 @@ static void publish(gr_windows *w, int64_t n, int n_doc, gr_batch *b)
     memset(b, 0, sizeof *b);
     b->ids = send(w, &w->ids, n);
     b->mask = send(w, &w->mask, n);
-    b->seq = (gr_seq){.n = n, .n_doc = n_doc, .doc = doc, .doc_dev = send(w, &w->doc, n_doc + 1), .pos = send(w, &w->pos, n)};
+    b->seq = (gr_seq){
+        .n = n, .n_doc = n_doc, .doc = doc, .doc_dev = send(w, &w->doc, n_doc + 1), .pos = send(w, &w->pos, n)};
     b->targets.id = send(w, &w->target, n);
     b->targets.top_id = b->targets.top_lp = b->targets.tail_lp = gr_none();
     if (w->logits) {
@@ -140,7 +141,8 @@ gr_status gr_windows_fill(gr_windows *w, const int64_t *start, const int64_t *le
     int       n_doc = 0;
 
     for (int64_t i = 0; i < n; i++) {
-        GR_CHECK(at + length[i] <= w->capacity, GR_ERR_ARG, "a micro-batch of more than %lld tokens", (long long)w->capacity);
+        GR_CHECK(at + length[i] <= w->capacity, GR_ERR_ARG, "a micro-batch of more than %lld tokens",
+                 (long long)w->capacity);
         GR_TRY(read_window(w, start[i], length[i], at, &n_doc));
         at += length[i];
     }

@@ -19,8 +19,8 @@ static gr_tensor logits_of(const gr_ops *op, gr_tensor z, gr_tensor h, gr_tensor
     return z;
 }
 
-gr_status gr_token_loss(const gr_ops *op, gr_arena *scratch, gr_tensor dh, gr_tensor dhead, gr_tensor sum, gr_tensor h, gr_tensor head,
-                   const gr_targets *t)
+gr_status gr_token_loss(const gr_ops *op, gr_arena *scratch, gr_tensor dh, gr_tensor dhead, gr_tensor sum, gr_tensor h,
+                        gr_tensor head, const gr_targets *t)
 {
     gr_status     st = GR_OK;
     const int64_t n = h.dim[0], tile = gr_token_tile(n, head.dim[0]);
@@ -30,8 +30,8 @@ gr_status gr_token_loss(const gr_ops *op, gr_arena *scratch, gr_tensor dh, gr_te
     GR_TRY(gr_arena_status(scratch));
     for (int64_t i = 0; i < n; i += tile) {
         const int64_t    rows = i + tile < n ? tile : n - i;
-        const gr_targets part = {gr_rows(t->id, i, rows), rows_or_none(t->top_id, i, rows), rows_or_none(t->top_lp, i, rows),
-                                 rows_or_none(t->tail_lp, i, rows), t->kl};
+        const gr_targets part = {gr_rows(t->id, i, rows), rows_or_none(t->top_id, i, rows),
+                                 rows_or_none(t->top_lp, i, rows), rows_or_none(t->tail_lp, i, rows), t->kl};
         gr_tensor        hi = gr_rows(h, i, rows), z = logits_of(op, gr_rows(buffer, 0, rows), hi, head);
         const bool       learn = dh.data || dhead.data;
 
@@ -44,7 +44,8 @@ out:
     return st;
 }
 
-gr_status gr_token_top_k(const gr_ops *op, gr_arena *scratch, gr_tensor id, gr_tensor lp, gr_tensor tail, gr_tensor h, gr_tensor head)
+gr_status gr_token_top_k(const gr_ops *op, gr_arena *scratch, gr_tensor id, gr_tensor lp, gr_tensor tail, gr_tensor h,
+                         gr_tensor head)
 {
     gr_status     st = GR_OK;
     const int64_t n = h.dim[0], tile = gr_token_tile(n, head.dim[0]);
@@ -62,13 +63,14 @@ out:
     return st;
 }
 
-gr_status gr_token_kl(const gr_ops *op, gr_arena *scratch, gr_tensor sum, gr_tensor h_student, gr_tensor head_student, gr_tensor h_teacher,
-                 gr_tensor head_teacher, gr_tensor id)
+gr_status gr_token_kl(const gr_ops *op, gr_arena *scratch, gr_tensor sum, gr_tensor h_student, gr_tensor head_student,
+                      gr_tensor h_teacher, gr_tensor head_teacher, gr_tensor id)
 {
     gr_status     st = GR_OK;
     const int64_t n = h_student.dim[0], tile = gr_token_tile(n, head_student.dim[0]);
     const gr_mark mark = gr_arena_mark(scratch);
-    gr_tensor     zs = gr_take2(scratch, GR_F32, tile, head_student.dim[0]), zt = gr_take2(scratch, GR_F32, tile, head_teacher.dim[0]);
+    gr_tensor     zs = gr_take2(scratch, GR_F32, tile, head_student.dim[0]),
+              zt = gr_take2(scratch, GR_F32, tile, head_teacher.dim[0]);
 
     GR_TRY(gr_arena_status(scratch));
     for (int64_t i = 0; i < n; i += tile) {

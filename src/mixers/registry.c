@@ -2,8 +2,8 @@
 #include <stdio.h>
 #include <string.h>
 
-#define GR_MIXER(type)                                                                             \
-    extern const gr_mixer_def  gr_##type##_def;                                                    \
+#define GR_MIXER(type)                                                                                                 \
+    extern const gr_mixer_def  gr_##type##_def;                                                                        \
     extern const gr_mixer_core gr_##type##_cpu;
 #include "mixers/mixers.def"
 #undef GR_MIXER

@@ -13,7 +13,8 @@ typedef struct gr_mixer {
 extern const gr_mixer gr_mixers[];
 extern const int      gr_n_mixers;
 
-/** Find a type by its name, or by its symbol in hybrid-model-factory's patterns; NULL when there is none. Not logged. */
+/** Find a type by its name, or by its symbol in hybrid-model-factory's patterns; NULL when there is none. Not logged.
+ */
 const gr_mixer *gr_mixer_find(const char *name);
 const gr_mixer *gr_mixer_find_symbol(const char *symbol);
 

@@ -7,7 +7,7 @@
 typedef struct converter {
     const gr_cfg_convert *cfg;
     gr_weights           *from;
-    const gr_params      *ps;     /* of the hybrid                                                */
+    const gr_params      *ps; /* of the hybrid                                                */
     gr_layout             at;
     gr_mixer_spec         spec;
     gr_tensor_info       *info;
@@ -52,11 +52,11 @@ static void drop(float **w)
 /* All parameters of block i's new mixer: as its gr_init says, then as its attention says. */
 static gr_status build(converter *cv, int block)
 {
-    gr_status           st = GR_OK;
-    const gr_block     *b = &cv->at.block[block];
-    gr_param_spec       p[GR_MIXER_PARAMS];
-    const int           n = b->mixer->def->params(&cv->spec, p);
-    float              *attn[GR_MIXER_PARAMS] = {NULL};
+    gr_status       st = GR_OK;
+    const gr_block *b = &cv->at.block[block];
+    gr_param_spec   p[GR_MIXER_PARAMS];
+    const int       n = b->mixer->def->params(&cv->spec, p);
+    float          *attn[GR_MIXER_PARAMS] = {NULL};
 
     drop(cv->w);
     cv->built = -1;
@@ -77,10 +77,10 @@ out:
 
 static gr_status give(void *user, int64_t i, int64_t first, int64_t count, void *data)
 {
-    gr_status     st = GR_OK;
-    converter    *cv = user;
-    const int     block = cv->ps->p[i].block;
-    int64_t       row = 1;
+    gr_status  st = GR_OK;
+    converter *cv = user;
+    const int  block = cv->ps->p[i].block;
+    int64_t    row = 1;
 
     if (cv->source[i] >= 0) return gr_weights_read_raw(cv->from, cv->source[i], first, count, data);
     if (cv->built != block) GR_TRY(build(cv, block));
@@ -100,20 +100,22 @@ static gr_status plan_tensors(converter *cv)
     for (int64_t i = 0; i < cv->ps->n; i++) {
         const gr_param *p = &cv->ps->p[i];
         const gr_block *b = p->block >= 0 ? &cv->at.block[p->block] : NULL;
-        const bool      fresh = b && b->mixer != gr_mixer_attention() && i >= b->mixer_first && i < b->mixer_first + b->n_mixer;
+        const bool      fresh =
+            b && b->mixer != gr_mixer_attention() && i >= b->mixer_first && i < b->mixer_first + b->n_mixer;
 
         cv->info[i] = (gr_tensor_info){.name = p->name, .dtype = GR_F32, .rank = p->rank, .dim = {1, 1, 1, 1}};
         for (int d = 0; d < p->rank; d++) cv->info[i].dim[d] = p->dim[d];
         cv->source[i] = fresh ? -1 : gr_weights_find(cv->from, p->name);
-        GR_CHECK0(fresh || cv->source[i] >= 0, GR_ERR_INPUT, "%s: tensor %s is missing", gr_weights_path(cv->from), p->name);
+        GR_CHECK0(fresh || cv->source[i] >= 0, GR_ERR_INPUT, "%s: tensor %s is missing", gr_weights_path(cv->from),
+                  p->name);
         if (!fresh) cv->info[i].dtype = gr_weights_info(cv->from, cv->source[i])->dtype;
     }
 out:
     return st;
 }
 
-gr_status gr_convert(const gr_comm *c, const char *weights, const gr_cfg_convert *convert, const gr_cfg_mixer *options, const char *out,
-                     const gr_provenance *by)
+gr_status gr_convert(const gr_comm *c, const char *weights, const gr_cfg_convert *convert, const gr_cfg_mixer *options,
+                     const char *out, const gr_provenance *by)
 {
     gr_status        st = GR_OK;
     converter        cv = {.cfg = convert, .built = -1};
@@ -125,9 +127,11 @@ gr_status gr_convert(const gr_comm *c, const char *weights, const gr_cfg_convert
     int              n_new = 0;
 
     GR_TRY(gr_weights_open(&cv.from, c, weights));
-    GR_CHECK0(!strstr(gr_weights_config_json(cv.from), "\"graft\""), GR_ERR_INPUT, "%s is a hybrid already (pattern %s): convert starts from a Transformer",
-              gr_weights_path(cv.from), gr_weights_pattern(cv.from));
-    st = gr_model_spec_options(gr_weights_config_json(cv.from), (int)options->conv_width, (int)options->chunk, options->neg_eigval, &config);
+    GR_CHECK0(!strstr(gr_weights_config_json(cv.from), "\"graft\""), GR_ERR_INPUT,
+              "%s is a hybrid already (pattern %s): convert starts from a Transformer", gr_weights_path(cv.from),
+              gr_weights_pattern(cv.from));
+    st = gr_model_spec_options(gr_weights_config_json(cv.from), (int)options->conv_width, (int)options->chunk,
+                               options->neg_eigval, &config);
     if (st == GR_OK) st = gr_model_spec_parse(&spec, config, gr_weights_path(cv.from));
     if (st == GR_OK) st = gr_alloc(&mixer, (uint64_t)spec.n_layer, sizeof(void *), "pattern");
     if (st == GR_OK) st = gr_pattern_parse(convert->pattern, spec.n_layer, mixer);

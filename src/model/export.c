@@ -26,7 +26,8 @@ static gr_status hybrid_config(json_t *o, const gr_model_spec *spec, const gr_mi
         if (mixer[i] == gr_mixer_attention()) continue;
         any = true;
         snprintf(type, sizeof type, "%s_config", mixer[i]->def->name);
-        json_object_set_new(o, type, json_pack("{s:i, s:b}", "conv_size", spec->conv_width, "allow_neg_eigval", (int)spec->neg_eigval));
+        json_object_set_new(
+            o, type, json_pack("{s:i, s:b}", "conv_size", spec->conv_width, "allow_neg_eigval", (int)spec->neg_eigval));
     }
     json_object_del(o, "graft");
     if (!any) goto out;
@@ -45,12 +46,12 @@ out:
 typedef struct exporter {
     const gr_comm *c;
     gr_weights    *from;
-    gr_dtype       dtype;     /* of the output, when `convert`                       */
+    gr_dtype       dtype; /* of the output, when `convert`                       */
     bool           convert;
     int64_t        n;
-    int           *file;      /* [n] which file a tensor goes to                     */
+    int           *file; /* [n] which file a tensor goes to                     */
     int            n_file;
-    void          *piece;     /* PIECE bytes                                         */
+    void          *piece; /* PIECE bytes                                         */
 } exporter;
 
 static gr_dtype dtype_of(const exporter *ex, int64_t i)
@@ -170,7 +171,8 @@ out:
     return st;
 }
 
-static gr_status write_small(const exporter *ex, const char *dir, const gr_model_spec *spec, const gr_mixer *const *mixer)
+static gr_status write_small(const exporter *ex, const char *dir, const gr_model_spec *spec,
+                             const gr_mixer *const *mixer)
 {
     gr_status   st = GR_OK;
     const char *tokenizer = gr_weights_tokenizer_json(ex->from), *config = gr_weights_config_json(ex->from);
@@ -206,7 +208,8 @@ out:
 /* What the directory says of itself, in graft.json: written last but one, compared when export runs again. */
 static json_t *identity(const gr_cfg_export *cfg, const gr_weights *from)
 {
-    return json_pack("{s:s, s:s, s:I}", "weights", gr_weights_seal(from), "dtype", cfg->dtype, "shard_mib", (json_int_t)cfg->shard_mib);
+    return json_pack("{s:s, s:s, s:I}", "weights", gr_weights_seal(from), "dtype", cfg->dtype, "shard_mib",
+                     (json_int_t)cfg->shard_mib);
 }
 
 /* Does `dir` hold this very export? */
@@ -221,15 +224,16 @@ static gr_status exported(const char *dir, const json_t *mark, bool *done)
     GR_TRY(gr_path(path, "%s/graft.json", dir));
     GR_CHECK(gr_exists(path), GR_ERR_CONFIG, "%s exists and is no export of Graft's; choose another run.out", dir);
     GR_TRY(gr_json_load(path, &there));
-    GR_CHECK(json_equal(there, mark), GR_ERR_CONFIG, "%s holds another export (other weights, or other options); choose another run.out, or remove it",
-             dir);
+    GR_CHECK(json_equal(there, mark), GR_ERR_CONFIG,
+             "%s holds another export (other weights, or other options); choose another run.out, or remove it", dir);
     *done = true;
 out:
     json_decref(there);
     return st;
 }
 
-static gr_status prepare(exporter *ex, const gr_cfg_export *cfg, const char *dir, char *tmp, gr_model_spec *spec, const gr_mixer ***mixer)
+static gr_status prepare(exporter *ex, const gr_cfg_export *cfg, const char *dir, char *tmp, gr_model_spec *spec,
+                         const gr_mixer ***mixer)
 {
     gr_status st = GR_OK;
     char      parent[GR_PATH_MAX];

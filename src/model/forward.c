@@ -19,7 +19,8 @@ static void linear(const gr_model *m, gr_tensor y, gr_tensor x, gr_tensor weight
 }
 
 /* dx = dy W (+ dx when beta is 1), dW += dy^T x */
-static void linear_back(const gr_model *m, gr_tensor dx, gr_tensor dweight, gr_tensor dy, gr_tensor x, gr_tensor weight, float beta)
+static void linear_back(const gr_model *m, gr_tensor dx, gr_tensor dweight, gr_tensor dy, gr_tensor x, gr_tensor weight,
+                        float beta)
 {
     m->ops->gemm(dx, dy, false, weight, false, 1.0f, beta, NULL);
     if (dweight.data) m->ops->gemm(dweight, dy, true, x, false, 1.0f, 1.0f, NULL);
@@ -51,7 +52,8 @@ static gr_mixer_ctx context(gr_model *m, int layer, const gr_seq *seq, gr_tensor
                           .scratch = m->scratch};
 }
 
-void gr_model_mixer_forward(gr_model *m, int layer, const gr_seq *seq, gr_tensor rope_cs, gr_tensor y, gr_tensor x, gr_tape *tape)
+void gr_model_mixer_forward(gr_model *m, int layer, const gr_seq *seq, gr_tensor rope_cs, gr_tensor y, gr_tensor x,
+                            gr_tape *tape)
 {
     mixer_weights      mw;
     const gr_mixer_ctx ctx = context(m, layer, seq, rope_cs, &mw);
@@ -59,8 +61,8 @@ void gr_model_mixer_forward(gr_model *m, int layer, const gr_seq *seq, gr_tensor
     m->at.block[layer].mixer->def->forward(&ctx, y, x, tape);
 }
 
-void gr_model_mixer_backward(gr_model *m, int layer, const gr_seq *seq, gr_tensor rope_cs, gr_tensor dx, gr_tensor dy, gr_tensor x,
-                             const gr_tape *tape)
+void gr_model_mixer_backward(gr_model *m, int layer, const gr_seq *seq, gr_tensor rope_cs, gr_tensor dx, gr_tensor dy,
+                             gr_tensor x, const gr_tape *tape)
 {
     mixer_weights      mw;
     const gr_mixer_ctx ctx = context(m, layer, seq, rope_cs, &mw);
@@ -77,7 +79,8 @@ gr_status gr_model_memory(const gr_model *m)
 }
 
 /* With `keep` every intermediate goes to the keep arena, without it to scratch, which the caller releases. */
-static gr_status block_forward(gr_model *m, int i, const gr_seq *seq, gr_tensor x, bool keep, gr_tap tap, void *user, gr_tensor *x_out)
+static gr_status block_forward(gr_model *m, int i, const gr_seq *seq, gr_tensor x, bool keep, gr_tap tap, void *user,
+                               gr_tensor *x_out)
 {
     gr_status       st = GR_OK;
     const gr_block *b = &m->at.block[i];
@@ -120,7 +123,8 @@ out:
     return st;
 }
 
-gr_status gr_model_forward(gr_model *m, gr_tensor ids, const gr_seq *seq, bool keep, gr_tap tap, void *user, gr_tensor *h_out)
+gr_status gr_model_forward(gr_model *m, gr_tensor ids, const gr_seq *seq, bool keep, gr_tap tap, void *user,
+                           gr_tensor *h_out)
 {
     gr_status     st = GR_OK;
     const int64_t n = seq->n, hid = m->spec.hidden;

@@ -29,7 +29,8 @@ static gr_status give(void *user, int64_t i, int64_t first, int64_t count, void 
     for (int d = 1; d < t->rank; d++) row *= t->dim[d];
     GR_TRY(gr_st_read(im->st, t->name, first, count, data));
     bad = gr_first_not_finite(t->dtype, data, count * row);
-    GR_CHECK(bad < 0, GR_ERR_INPUT, "tensor %s: element %lld is NaN or infinite", t->name, (long long)(first * row + bad));
+    GR_CHECK(bad < 0, GR_ERR_INPUT, "tensor %s: element %lld is NaN or infinite", t->name,
+             (long long)(first * row + bad));
 out:
     return st;
 }
@@ -46,16 +47,17 @@ static gr_status match(const importer *im, const gr_params *ps, const gr_model_s
         GR_TRY(gr_st_find(im->st, p->name, &found));
         bool same = found.rank == p->rank;
         for (int d = 0; d < p->rank; d++) same = same && found.dim[d] == p->dim[d];
-        GR_CHECK0(same, GR_ERR_INPUT, "%s: tensor %s has shape [%lld, %lld] (rank %d), config.json says [%lld, %lld] (rank %d)", found.file, p->name,
-                  (long long)found.dim[0], (long long)found.dim[1], found.rank, (long long)p->dim[0], (long long)(p->rank > 1 ? p->dim[1] : 1),
-                  p->rank);
+        GR_CHECK0(same, GR_ERR_INPUT,
+                  "%s: tensor %s has shape [%lld, %lld] (rank %d), config.json says [%lld, %lld] (rank %d)", found.file,
+                  p->name, (long long)found.dim[0], (long long)found.dim[1], found.rank, (long long)p->dim[0],
+                  (long long)(p->rank > 1 ? p->dim[1] : 1), p->rank);
         im->info[i] = (gr_tensor_info){.name = p->name, .dtype = found.dtype, .rank = p->rank, .dim = {1, 1, 1, 1}};
         for (int d = 0; d < p->rank; d++) im->info[i].dim[d] = p->dim[d];
     }
     for (int64_t i = 0; i < gr_st_count(im->st); i++) {
         const char *name = gr_st_name(im->st, i);
-        GR_CHECK0(gr_params_find(ps, name) >= 0 || expendable(name, spec), GR_ERR_INPUT, "%s: tensor %s is not part of this model: Graft would drop it",
-                  dir, name);
+        GR_CHECK0(gr_params_find(ps, name) >= 0 || expendable(name, spec), GR_ERR_INPUT,
+                  "%s: tensor %s is not part of this model: Graft would drop it", dir, name);
     }
 out:
     return st;
@@ -72,7 +74,8 @@ gr_status gr_import(const gr_comm *c, const char *dir, const char *out, const gr
     const gr_mixer **mixer = NULL;
     uint64_t         n = 0;
 
-    /* Every rank reads and checks the headers: the same files, so the same outcome, except when one rank cannot read. */
+    /* Every rank reads and checks the headers: the same files, so the same outcome, except when one rank cannot read.
+     */
     st = gr_path(path, "%s/config.json", dir);
     if (st == GR_OK) st = gr_read_file(path, 1 << 20, &config, &n);
     if (st == GR_OK) st = gr_model_spec_parse(&spec, config, path);

@@ -1,6 +1,7 @@
 /** @file import.h  From HuggingFace directories to weights files, from Transformer to hybrid, and back.
  *
- * None of these holds a model: tensors stream from file to file, each rank taking its share. On any failure no output appears.
+ * None of these holds a model: tensors stream from file to file, each rank taking its share. On any failure no output
+ * appears.
  */
 #ifndef GR_MODEL_IMPORT_H
 #define GR_MODEL_IMPORT_H
@@ -10,18 +11,19 @@
 
 GR_C_BEGIN
 
-/** [collective] Read config.json, tokenizer.json (may be absent) and the safetensors of `dir`; write weights file `out`. Every tensor the config promises must be
- * there with its shape; a tensor it does not know is an error; NaN or Inf is an error. */
+/** [collective] Read config.json, tokenizer.json (may be absent) and the safetensors of `dir`; write weights file
+ * `out`. Every tensor the config promises must be there with its shape; a tensor it does not know is an error; NaN or
+ * Inf is an error. */
 gr_status gr_import(const gr_comm *c, const char *dir, const char *out, const gr_provenance *by);
 
-/** [collective] Replace the attention of a Transformer by `convert->pattern`: new mixers initialised from the attention they replace, everything else copied
- * unchanged. */
-gr_status gr_convert(const gr_comm *c, const char *weights, const gr_cfg_convert *convert, const gr_cfg_mixer *mixer, const char *out,
-                     const gr_provenance *by);
+/** [collective] Replace the attention of a Transformer by `convert->pattern`: new mixers initialised from the attention
+ * they replace, everything else copied unchanged. */
+gr_status gr_convert(const gr_comm *c, const char *weights, const gr_cfg_convert *convert, const gr_cfg_mixer *mixer,
+                     const char *out, const gr_provenance *by);
 
-/** [collective] Write an HF directory: config.json, tokenizer.json, *.safetensors of at most shard_mib (with an index when there are several), and
- * graft.json, which says what it was made from: a second call finds it complete. The directory appears by one rename. GR_ERR_CONFIG: it holds something
- * else. */
+/** [collective] Write an HF directory: config.json, tokenizer.json, *.safetensors of at most shard_mib (with an index
+ * when there are several), and graft.json, which says what it was made from: a second call finds it complete. The
+ * directory appears by one rename. GR_ERR_CONFIG: it holds something else. */
 gr_status gr_export(const gr_comm *c, const char *weights, const gr_cfg_export *cfg, const char *dir);
 
 GR_C_END

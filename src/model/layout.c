@@ -17,7 +17,8 @@ gr_mixer_spec gr_mixer_spec_of(const gr_model_spec *spec)
                            .init_std = (float)spec->init_std};
 }
 
-static gr_status add_matrix(gr_params *ps, const char *prefix, const char *name, int64_t out_dim, int64_t in_dim, int block, int64_t *at)
+static gr_status add_matrix(gr_params *ps, const char *prefix, const char *name, int64_t out_dim, int64_t in_dim,
+                            int block, int64_t *at)
 {
     const gr_param_spec w = {name, 2, {out_dim, in_dim, 1}, GR_INIT_NORMAL, true};
 
@@ -67,13 +68,15 @@ out:
     return st;
 }
 
-gr_status gr_model_layout(gr_params *ps, const gr_model_spec *spec, const gr_mixer *const *mixer, gr_parts parts, gr_layout *at)
+gr_status gr_model_layout(gr_params *ps, const gr_model_spec *spec, const gr_mixer *const *mixer, gr_parts parts,
+                          gr_layout *at)
 {
     gr_status st = GR_OK;
     gr_layout l = {.embed = -1, .norm = -1, .head = -1};
 
     GR_TRY(gr_alloc(&l.block, (uint64_t)spec->n_layer, sizeof *l.block, "block list"));
-    if (parts == GR_WHOLE) GR_TRY(add_matrix(ps, "", "model.embed_tokens.weight", spec->vocab, spec->hidden, -1, &l.embed));
+    if (parts == GR_WHOLE)
+        GR_TRY(add_matrix(ps, "", "model.embed_tokens.weight", spec->vocab, spec->hidden, -1, &l.embed));
     for (int i = 0; i < spec->n_layer; i++) {
         l.block[i].mixer = mixer[i];
         GR_TRY(add_block(ps, spec, parts, i, &l.block[i]));

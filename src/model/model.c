@@ -31,8 +31,8 @@ static gr_status prepare(gr_model *m, gr_parts parts, const char *train_only, do
     GR_TRY(gr_model_layout(m->params, &m->spec, mixer, parts, &m->at));
     for (int i = 0; i < m->spec.n_layer; i++) {
         m->at.block[i].core = gr_mixer_core_of(mixer[i], m->ops);
-        GR_CHECK0(m->at.block[i].core, GR_ERR_CONFIG, "layer %d: mixer '%s' has no %s backend in this build", i, mixer[i]->def->name,
-                 m->ops->name);
+        GR_CHECK0(m->at.block[i].core, GR_ERR_CONFIG, "layer %d: mixer '%s' has no %s backend in this build", i,
+                  mixer[i]->def->name, m->ops->name);
     }
     if (train_only) GR_TRY(gr_params_train_only(m->params, train_only));
     GR_TRY(gr_params_allocate(m->params, train_only != NULL));
@@ -54,11 +54,11 @@ static gr_status check_shape(gr_weights *w, int64_t i, const gr_param *p)
     const gr_tensor_info *info = i >= 0 ? gr_weights_info(w, i) : NULL;
 
     GR_CHECK0(info, GR_ERR_INPUT, "%s: tensor %s is missing", gr_weights_path(w), p->name);
-    GR_CHECK0(info->rank == p->rank, GR_ERR_INPUT, "%s: tensor %s has %d dimensions, expected %d", gr_weights_path(w), p->name, info->rank,
-             p->rank);
+    GR_CHECK0(info->rank == p->rank, GR_ERR_INPUT, "%s: tensor %s has %d dimensions, expected %d", gr_weights_path(w),
+              p->name, info->rank, p->rank);
     for (int d = 0; d < p->rank; d++)
-        GR_CHECK0(info->dim[d] == p->dim[d], GR_ERR_INPUT, "%s: tensor %s: dimension %d is %lld, config.json says %lld", gr_weights_path(w),
-                 p->name, d, (long long)info->dim[d], (long long)p->dim[d]);
+        GR_CHECK0(info->dim[d] == p->dim[d], GR_ERR_INPUT, "%s: tensor %s: dimension %d is %lld, config.json says %lld",
+                  gr_weights_path(w), p->name, d, (long long)info->dim[d], (long long)p->dim[d]);
 out:
     return st;
 }
@@ -78,14 +78,15 @@ static gr_status load_param(gr_model *m, const gr_comm *c, gr_weights *w, gr_par
         gr_bcast(c, &code, sizeof code, reader);
         GR_TRY((gr_status)code);
         gr_bcast(c, piece, n * row * (int64_t)sizeof(float), reader);
-        m->ops->copy((float *)p->value.data + first * row, piece, (uint64_t)(n * row) * sizeof(float), GR_TO_BACKEND, NULL);
+        m->ops->copy((float *)p->value.data + first * row, piece, (uint64_t)(n * row) * sizeof(float), GR_TO_BACKEND,
+                     NULL);
     }
 out:
     return st;
 }
 
-gr_status gr_model_open(gr_model **out, const gr_comm *c, const gr_ops *ops, const char *weights, gr_parts parts, const char *train_only,
-                        double rope_theta)
+gr_status gr_model_open(gr_model **out, const gr_comm *c, const gr_ops *ops, const char *weights, gr_parts parts,
+                        const char *train_only, double rope_theta)
 {
     gr_status   st = GR_OK;
     gr_model   *m = NULL;
@@ -106,7 +107,8 @@ gr_status gr_model_open(gr_model **out, const gr_comm *c, const gr_ops *ops, con
         if (st == GR_OK) st = gr_alloc(&piece, PIECE, 1, "weights piece");
     }
     GR_TRY(gr_agree(c, st));
-    for (int64_t i = 0; i < m->params->n; i++) GR_TRY(load_param(m, c, w, &m->params->p[i], (int)(i % gr_comm_size(c)), piece));
+    for (int64_t i = 0; i < m->params->n; i++)
+        GR_TRY(load_param(m, c, w, &m->params->p[i], (int)(i % gr_comm_size(c)), piece));
     *out = m;
     m = NULL;
 out:
@@ -116,8 +118,8 @@ out:
     return st;
 }
 
-gr_status gr_model_create(gr_model **out, const gr_comm *c, const gr_ops *ops, const char *config, const char *tokenizer,
-                          const char *train_only, uint64_t seed)
+gr_status gr_model_create(gr_model **out, const gr_comm *c, const gr_ops *ops, const char *config,
+                          const char *tokenizer, const char *train_only, uint64_t seed)
 {
     gr_status st = GR_OK;
     gr_model *m = NULL;
@@ -128,12 +130,15 @@ gr_status gr_model_create(gr_model **out, const gr_comm *c, const gr_ops *ops, c
         m->ops = ops;
         snprintf(m->source, sizeof m->source, "random");
         st = gr_read_file(config, 1 << 20, &m->config_json, &n);
-        if (st == GR_OK) st = *tokenizer ? gr_read_file(tokenizer, 64 << 20, &m->tokenizer_json, &n) : gr_strdup(&m->tokenizer_json, "");
+        if (st == GR_OK)
+            st = *tokenizer ? gr_read_file(tokenizer, 64 << 20, &m->tokenizer_json, &n)
+                            : gr_strdup(&m->tokenizer_json, "");
         if (st == GR_OK) st = gr_model_spec_parse(&m->spec, m->config_json, config);
         if (st == GR_OK) st = gr_alloc(&m->pattern, (uint64_t)m->spec.n_layer * 33 + 1, 1, "pattern");
         if (st == GR_OK) snprintf(m->pattern, 33, "(%s)", gr_mixer_attention()->def->name);
         if (st == GR_OK) st = prepare(m, GR_WHOLE, train_only, 0);
-        for (int64_t i = 0; st == GR_OK && i < m->params->n; i++) st = gr_params_init(m->params, i, seed, (float)m->spec.init_std);
+        for (int64_t i = 0; st == GR_OK && i < m->params->n; i++)
+            st = gr_params_init(m->params, i, seed, (float)m->spec.init_std);
     }
     GR_TRY(gr_agree(c, st));
     *out = m;
@@ -177,18 +182,19 @@ static gr_status give(void *user, int64_t i, int64_t first, int64_t count, void 
     if (j < 0) return gr_weights_read_raw(s->base, i, first, count, data);
     const gr_param *p = &s->m->params->p[j];
     const int64_t   row = gr_count(p->value) / p->dim[0];
-    s->m->ops->copy(data, (float *)p->value.data + first * row, (uint64_t)(count * row) * sizeof(float), GR_TO_HOST, NULL);
+    s->m->ops->copy(data, (float *)p->value.data + first * row, (uint64_t)(count * row) * sizeof(float), GR_TO_HOST,
+                    NULL);
     return GR_OK;
 }
 
 gr_status gr_model_save(gr_model *m, const gr_comm *c, const char *path, const gr_provenance *by)
 {
-    gr_status       st = GR_OK;
-    saver           s = {.m = m};
-    gr_tensor_info *info = NULL;
-    char           *pattern = NULL;
-    int64_t         n = m->params->n;
-    gr_weights_plan plan = {.config_json = m->config_json, .tokenizer_json = m->tokenizer_json, .by = *by};
+    gr_status        st = GR_OK;
+    saver            s = {.m = m};
+    gr_tensor_info  *info = NULL;
+    char            *pattern = NULL;
+    int64_t          n = m->params->n;
+    gr_weights_plan  plan = {.config_json = m->config_json, .tokenizer_json = m->tokenizer_json, .by = *by};
     const gr_mixer **mixer = NULL;
 
     /* A student without its frozen half takes that half, and the order of tensors, from the file it came from. */

@@ -5,9 +5,15 @@
 
 /* Members that do not change what the model computes from token ids. */
 static const char *const harmless[] = {
-    "architectures", "bos_token_id", "eos_token_id", "pad_token_id", "torch_dtype", "dtype", "transformers_version", "use_cache",
-    "max_window_layers", "_name_or_path", "name_or_path", "attn_implementation", "_attn_implementation",
-    "output_hidden_states", "output_attentions", "return_dict", "model_max_length", "is_llama_config",
+    "architectures",        "bos_token_id",
+    "eos_token_id",         "pad_token_id",
+    "torch_dtype",          "dtype",
+    "transformers_version", "use_cache",
+    "max_window_layers",    "_name_or_path",
+    "name_or_path",         "attn_implementation",
+    "_attn_implementation", "output_hidden_states",
+    "output_attentions",    "return_dict",
+    "model_max_length",     "is_llama_config",
 };
 
 /* Members that are fine with exactly one value: the one that means "not used". */
@@ -15,9 +21,9 @@ static const struct {
     const char *key;
     enum { MUST_BE_FALSE, MUST_BE_ZERO, MUST_BE_NULL, MUST_BE_ONE } rule;
 } neutral[] = {
-    {"attention_bias", MUST_BE_FALSE}, {"mlp_bias", MUST_BE_FALSE},          {"use_sliding_window", MUST_BE_FALSE},
-    {"sliding_window", MUST_BE_NULL},  {"attention_dropout", MUST_BE_ZERO},  {"pretraining_tp", MUST_BE_ONE},
-    {"quantization_config", MUST_BE_NULL}, {"hidden_dropout", MUST_BE_ZERO}, {"rope_scaling", MUST_BE_NULL},
+    {"attention_bias", MUST_BE_FALSE},     {"mlp_bias", MUST_BE_FALSE},         {"use_sliding_window", MUST_BE_FALSE},
+    {"sliding_window", MUST_BE_NULL},      {"attention_dropout", MUST_BE_ZERO}, {"pretraining_tp", MUST_BE_ONE},
+    {"quantization_config", MUST_BE_NULL}, {"hidden_dropout", MUST_BE_ZERO},    {"rope_scaling", MUST_BE_NULL},
     {"rope_interleaved", MUST_BE_FALSE},
 };
 
@@ -31,7 +37,8 @@ static bool is_neutral(const json_t *v, int rule)
     }
 }
 
-/* rope_scaling and rope_parameters: {"rope_type": "default", "rope_theta": x} is the plain rotation under a longer name. */
+/* rope_scaling and rope_parameters: {"rope_type": "default", "rope_theta": x} is the plain rotation under a longer
+ * name. */
 static gr_status read_rope(gr_model_spec *spec, const json_t *v, const char *key, const char *name)
 {
     gr_status     st = GR_OK;
@@ -43,8 +50,8 @@ static gr_status read_rope(gr_model_spec *spec, const json_t *v, const char *key
     {
         if (!strcmp(inner, "rope_type") || !strcmp(inner, "type"))
             GR_CHECK0(json_is_string(member) && !strcmp(json_string_value(member), "default"), GR_ERR_INPUT,
-                     "%s: %s.%s = %s: only \"default\" is supported", name, key, inner,
-                     json_is_string(member) ? json_string_value(member) : "(not a string)");
+                      "%s: %s.%s = %s: only \"default\" is supported", name, key, inner,
+                      json_is_string(member) ? json_string_value(member) : "(not a string)");
         else if (!strcmp(inner, "rope_theta") && json_is_number(member))
             spec->rope_theta = json_number_value(member);
         else
@@ -57,9 +64,21 @@ out:
 static gr_status check_member(gr_model_spec *spec, const char *key, const json_t *v, const char *name)
 {
     static const char *const read_elsewhere[] = {
-        "model_type", "vocab_size",      "num_hidden_layers", "hidden_size",           "num_attention_heads", "num_key_value_heads",
-        "head_dim",   "rms_norm_eps",    "intermediate_size", "max_position_embeddings", "rope_theta",        "tie_word_embeddings",
-        "hidden_act", "initializer_range", "graft",
+        "model_type",
+        "vocab_size",
+        "num_hidden_layers",
+        "hidden_size",
+        "num_attention_heads",
+        "num_key_value_heads",
+        "head_dim",
+        "rms_norm_eps",
+        "intermediate_size",
+        "max_position_embeddings",
+        "rope_theta",
+        "tie_word_embeddings",
+        "hidden_act",
+        "initializer_range",
+        "graft",
     };
     gr_status st = GR_OK;
 
@@ -77,12 +96,13 @@ static gr_status check_member(gr_model_spec *spec, const char *key, const json_t
         GR_CHECK0(json_is_array(v), GR_ERR_INPUT, "%s: layer_types: expected an array", name);
         json_array_foreach(v, i, type)
             GR_CHECK0(json_is_string(type) && !strcmp(json_string_value(type), "full_attention"), GR_ERR_INPUT,
-                     "%s: layer_types[%zu]: only \"full_attention\" is supported", name, i);
+                      "%s: layer_types[%zu]: only \"full_attention\" is supported", name, i);
         goto out;
     }
     for (size_t i = 0; i < sizeof neutral / sizeof *neutral; i++)
         if (!strcmp(key, neutral[i].key)) {
-            GR_CHECK0(is_neutral(v, neutral[i].rule), GR_ERR_INPUT, "%s: %s is set: Graft does not honour it for this family", name, key);
+            GR_CHECK0(is_neutral(v, neutral[i].rule), GR_ERR_INPUT,
+                      "%s: %s is set: Graft does not honour it for this family", name, key);
             goto out;
         }
     GR_FAIL0(GR_ERR_INPUT, "%s: unknown member \"%s\": Graft would ignore it, and refuses to", name, key);
@@ -108,7 +128,8 @@ static gr_status read_options(gr_model_spec *s, const json_t *graft, const char 
     s->conv_width = 4;
     s->chunk = 64;
     if (!graft) goto out;
-    GR_CHECK0(json_is_object(graft) && json_object_size(graft) == 3, GR_ERR_INPUT, "%s: graft: expected conv_width, chunk, neg_eigval", name);
+    GR_CHECK0(json_is_object(graft) && json_object_size(graft) == 3, GR_ERR_INPUT,
+              "%s: graft: expected conv_width, chunk, neg_eigval", name);
     GR_TRY(read_int(graft, name, "conv_width", 7, &s->conv_width));
     GR_TRY(read_int(graft, name, "chunk", 256, &s->chunk));
     v = json_object_get(graft, "neg_eigval");
@@ -143,15 +164,16 @@ gr_status gr_model_spec_parse(gr_model_spec *spec, const char *config_json, cons
     GR_TRY(read_int(o, name, "intermediate_size", 1 << 22, &s.ffn));
     GR_TRY(read_int(o, name, "num_attention_heads", 1 << 14, &s.n_head));
     s.n_kv_head = s.n_head;
-    if (json_object_get(o, "num_key_value_heads")) GR_TRY(read_int(o, name, "num_key_value_heads", 1 << 14, &s.n_kv_head));
-    GR_CHECK0(s.n_head % s.n_kv_head == 0, GR_ERR_INPUT, "%s: %d attention heads are no multiple of %d key/value heads", name, s.n_head,
-             s.n_kv_head);
+    if (json_object_get(o, "num_key_value_heads"))
+        GR_TRY(read_int(o, name, "num_key_value_heads", 1 << 14, &s.n_kv_head));
+    GR_CHECK0(s.n_head % s.n_kv_head == 0, GR_ERR_INPUT, "%s: %d attention heads are no multiple of %d key/value heads",
+              name, s.n_head, s.n_kv_head);
     v = json_object_get(o, "head_dim");
     if (v && !json_is_null(v)) {
         GR_TRY(read_int(o, name, "head_dim", 4096, &s.head_dim));
     } else {
-        GR_CHECK0(s.hidden % s.n_head == 0, GR_ERR_INPUT, "%s: hidden_size %d is no multiple of %d heads, and head_dim is absent", name,
-                 s.hidden, s.n_head);
+        GR_CHECK0(s.hidden % s.n_head == 0, GR_ERR_INPUT,
+                  "%s: hidden_size %d is no multiple of %d heads, and head_dim is absent", name, s.hidden, s.n_head);
         s.head_dim = s.hidden / s.n_head;
     }
     GR_CHECK0(s.head_dim % 2 == 0, GR_ERR_INPUT, "%s: head_dim %d is odd: RoPE needs pairs", name, s.head_dim);
@@ -166,9 +188,10 @@ gr_status gr_model_spec_parse(gr_model_spec *spec, const char *config_json, cons
     s.tied = json_is_true(v);
     GR_TRY(read_options(&s, json_object_get(o, "graft"), name));
     json_object_foreach(o, key, v) GR_TRY(check_member(&s, key, v, name));
-    GR_CHECK0(s.rope_theta > 1 && s.rope_theta < 1e12 && s.norm_eps > 0 && s.norm_eps < 1 && s.init_std > 0 && s.init_std < 10, GR_ERR_INPUT,
-             "%s: rope_theta %g, rms_norm_eps %g or initializer_range %g is out of any reasonable range", name, s.rope_theta, s.norm_eps,
-             s.init_std);
+    GR_CHECK0(s.rope_theta > 1 && s.rope_theta < 1e12 && s.norm_eps > 0 && s.norm_eps < 1 && s.init_std > 0 &&
+                  s.init_std < 10,
+              GR_ERR_INPUT, "%s: rope_theta %g, rms_norm_eps %g or initializer_range %g is out of any reasonable range",
+              name, s.rope_theta, s.norm_eps, s.init_std);
     *spec = s;
 out:
     json_decref(o);
@@ -181,8 +204,9 @@ gr_status gr_model_spec_options(const char *config_json, int conv_width, int chu
     json_t   *o = NULL;
 
     GR_TRY(gr_json_parse(config_json, strlen(config_json), "config_json", &o));
-    json_object_set_new(o, "graft",
-                        json_pack("{s:i, s:i, s:b}", "conv_width", conv_width, "chunk", chunk, "neg_eigval", (int)neg_eigval));
+    json_object_set_new(
+        o, "graft",
+        json_pack("{s:i, s:i, s:b}", "conv_width", conv_width, "chunk", chunk, "neg_eigval", (int)neg_eigval));
     GR_TRY(gr_json_dump(o, 2, out));
 out:
     json_decref(o);

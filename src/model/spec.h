@@ -1,7 +1,7 @@
 /** @file spec.h  The shape of a model, read from a HuggingFace config.json.  [local]
  *
- * Families: Llama and Qwen3, dense. Every member of config.json is either honoured here, or on a list of members known not to
- * change the computation, or an error: nothing is ignored in silence.
+ * Families: Llama and Qwen3, dense. Every member of config.json is either honoured here, or on a list of members known
+ * not to change the computation, or an error: nothing is ignored in silence.
  */
 #ifndef GR_MODEL_SPEC_H
 #define GR_MODEL_SPEC_H
@@ -12,15 +12,15 @@
 GR_C_BEGIN
 
 typedef struct gr_model_spec {
-    const char *family;       /**< "llama" or "qwen3"; static string                             */
-    int64_t     vocab;        /**< rows of the embedding                                         */
+    const char *family; /**< "llama" or "qwen3"; static string                             */
+    int64_t     vocab;  /**< rows of the embedding                                         */
     int         n_layer, hidden, n_head, n_kv_head, head_dim, ffn;
     int64_t     max_position; /**< longest context it was trained for                            */
     double      norm_eps;
     double      rope_theta;
-    double      init_std;     /**< initializer_range                                             */
-    bool        tied;         /**< the head is the embedding                                     */
-    bool        qk_norm;      /**< q and k are normalised per head before RoPE (qwen3)           */
+    double      init_std;          /**< initializer_range                                             */
+    bool        tied;              /**< the head is the embedding                                     */
+    bool        qk_norm;           /**< q and k are normalised per head before RoPE (qwen3)           */
     int         conv_width, chunk; /**< options of its recurrent mixers (kernels/mixer.h)        */
     bool        neg_eigval;
 } gr_model_spec;

@@ -15,8 +15,8 @@ double gr_learning_rate(const gr_cfg_optim *optim, const gr_cfg_schedule *schedu
 /** [local] Global L2 norm of all gradients times grad_scale. `sum` F64 [1] on the backend is overwritten. */
 double gr_grad_norm(const gr_params *ps, gr_tensor sum, double grad_scale);
 
-/** [local] One AdamW update, t counted from 0, after clipping to optim->clip. Gradients are those of a sum times grad_scale.
- * grad_norm is gr_grad_norm's result: equal on all ranks, so that all ranks clip alike. */
+/** [local] One AdamW update, t counted from 0, after clipping to optim->clip. Gradients are those of a sum times
+ * grad_scale. grad_norm is gr_grad_norm's result: equal on all ranks, so that all ranks clip alike. */
 void gr_adamw_step(gr_params *ps, const gr_cfg_optim *optim, double lr, int64_t t, double grad_scale, double grad_norm);
 
 GR_C_END

@@ -19,9 +19,11 @@ static double number(const json_t *record, const char *key)
 static gr_status alloc_columns(gr_curve *c, int64_t n)
 {
     gr_status      st = GR_OK;
-    double **const column[] = {&c->step, &c->tokens, &c->loss, &c->ce, &c->kl, &c->held_step, &c->held_tokens, &c->held};
+    double **const column[] = {&c->step, &c->tokens,    &c->loss,        &c->ce,
+                               &c->kl,   &c->held_step, &c->held_tokens, &c->held};
 
-    for (size_t i = 0; i < sizeof column / sizeof *column; i++) GR_TRY(gr_alloc(column[i], (uint64_t)n, sizeof(double), "metrics"));
+    for (size_t i = 0; i < sizeof column / sizeof *column; i++)
+        GR_TRY(gr_alloc(column[i], (uint64_t)n, sizeof(double), "metrics"));
 out:
     return st;
 }
@@ -50,7 +52,8 @@ static gr_status add_layers(gr_curve *c, const json_t *record, int64_t lines, co
     const int64_t n = (int64_t)json_array_size(layers); /* 0 of anything but an array */
 
     if (c->n == 0 && n > 0) GR_TRY(open_layers(c, record, lines));
-    GR_CHECK(n == c->n_layer, GR_ERR_INPUT, "%s: %" PRId64 " layers, the first record has %" PRId64, where, n, c->n_layer);
+    GR_CHECK(n == c->n_layer, GR_ERR_INPUT, "%s: %" PRId64 " layers, the first record has %" PRId64, where, n,
+             c->n_layer);
     for (int64_t i = 0; i < n; i++) {
         const json_t *v = json_array_get(layers, (size_t)i);
         c->layer[c->n * n + i] = json_is_number(v) ? json_number_value(v) : NAN;
@@ -81,8 +84,8 @@ static gr_status add_record(gr_curve *c, const json_t *record, int64_t lines, co
         add_held(c, record, step);
         goto out;
     }
-    GR_CHECK(c->n == 0 || (double)step > c->step[c->n - 1], GR_ERR_INPUT, "%s: step %" PRId64 " after step %.0f", where, step,
-             c->step[c->n - 1]);
+    GR_CHECK(c->n == 0 || (double)step > c->step[c->n - 1], GR_ERR_INPUT, "%s: step %" PRId64 " after step %.0f", where,
+             step, c->step[c->n - 1]);
     after = number(record, "tokens");
     if (isnan(after)) after = before;
     GR_TRY(add_layers(c, record, lines, where));

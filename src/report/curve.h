@@ -1,8 +1,8 @@
 /** @file curve.h  What a training run recorded: its metrics.jsonl as columns.  [local]
  *
- * One JSON object per line. Wanted are "step" (rising) and "loss"; used where present are "ce", "kl", "tokens" (so far),
- * "tokens_per_s", and "layers" (one error per layer) with "layer_ids". Lines without "loss" are other records; of those,
- * "heldout_loss" is used.
+ * One JSON object per line. Wanted are "step" (rising) and "loss"; used where present are "ce", "kl", "tokens" (so
+ * far), "tokens_per_s", and "layers" (one error per layer) with "layer_ids". Lines without "loss" are other records; of
+ * those, "heldout_loss" is used.
  */
 #ifndef GR_REPORT_CURVE_H
 #define GR_REPORT_CURVE_H
@@ -14,16 +14,16 @@ GR_C_BEGIN
 enum { GR_MAX_NAME = 64 };
 
 typedef struct gr_curve {
-    char     stage[GR_MAX_NAME]; /**< set by the caller                                              */
-    int64_t  n;                  /**< records                                                        */
-    double  *step, *tokens;      /**< [n]                                                            */
-    double  *loss, *ce, *kl;     /**< [n], nats; NaN where a record has none                         */
-    double   seconds;            /**< spent in steps: sum of new tokens / tokens per second; else 0  */
-    int64_t  n_held;             /**< looks at held-out text                                         */
+    char     stage[GR_MAX_NAME];             /**< set by the caller                                              */
+    int64_t  n;                              /**< records                                                        */
+    double  *step, *tokens;                  /**< [n]                                                            */
+    double  *loss, *ce, *kl;                 /**< [n], nats; NaN where a record has none                         */
+    double   seconds;                        /**< spent in steps: sum of new tokens / tokens per second; else 0  */
+    int64_t  n_held;                         /**< looks at held-out text                                         */
     double  *held_step, *held_tokens, *held; /**< [n_held]                                           */
-    int64_t  n_layer;            /**< 0: no errors by layer                                          */
-    int64_t *layer_id;           /**< [n_layer]                                                      */
-    double  *layer;              /**< [n, n_layer]                                                   */
+    int64_t  n_layer;                        /**< 0: no errors by layer                                          */
+    int64_t *layer_id;                       /**< [n_layer]                                                      */
+    double  *layer;                          /**< [n, n_layer]                                                   */
 } gr_curve;
 
 /** Read DIR/metrics.jsonl. GR_ERR_INPUT names file and line: missing, torn, no JSON, steps that do not rise. */

@@ -51,7 +51,8 @@ static gr_status read_label(gr_judged *m, const char *entry, size_t n)
     if (at) {
         char *stop = NULL;
         m->context = strtoll(at + 1, &stop, 10);
-        GR_CHECK(stop == end && m->context > 0, GR_ERR_CONFIG, "report.models: '%s': a context length must follow '@'", entry);
+        GR_CHECK(stop == end && m->context > 0, GR_ERR_CONFIG, "report.models: '%s': a context length must follow '@'",
+                 entry);
         end = at;
     }
     GR_TRY(copy_name(m->name, entry, (size_t)(end - entry), entry));
@@ -88,7 +89,8 @@ static gr_status read_model(gr_facts *f, const char *entry)
     GR_CHECK(equals, GR_ERR_CONFIG, "report.models: '%s' is not 'model[@context][:stage]=directory'", entry);
     GR_TRY(read_label(m, entry, (size_t)(equals - entry)));
     for (const gr_judged *other = f->model; other < m; other++)
-        GR_CHECK(strcmp(other->name, m->name) != 0 || other->context != m->context, GR_ERR_CONFIG, "report.models: '%s' twice", m->name);
+        GR_CHECK(strcmp(other->name, m->name) != 0 || other->context != m->context, GR_ERR_CONFIG,
+                 "report.models: '%s' twice", m->name);
     GR_TRY(read_results(m, equals + 1));
     f->n_model++;
 out:
@@ -113,9 +115,9 @@ static gr_status read_seconds(gr_facts *f, const char *path)
     for (uint64_t i = 0; i < n; i++) lines += text[i] == '\n';
     GR_TRY(gr_alloc(&f->spent, lines, sizeof *f->spent, "seconds by stage"));
     for (char *at = text, *end; at < text + n; at = end + 1) {
-        char      *tab, *stop, name[GR_MAX_NAME];
-        gr_spent  *s;
-        double     seconds;
+        char     *tab, *stop, name[GR_MAX_NAME];
+        gr_spent *s;
+        double    seconds;
 
         line++;
         end = memchr(at, '\n', (size_t)(text + n - at));
@@ -164,7 +166,8 @@ gr_status gr_facts_read(gr_facts *f, const gr_cfg_report *cfg)
     for (int64_t i = 0; i < cfg->stages.n; i++) GR_TRY(read_stage(f, cfg->stages.v[i]));
     for (int64_t i = 0; i < cfg->models.n; i++) GR_TRY(read_model(f, cfg->models.v[i]));
     GR_TRY(cfg->seconds[0] ? read_seconds(f, cfg->seconds) : seconds_of_curves(f));
-    GR_CHECK(f->n_model > 0 && f->model[0].context == 0, GR_ERR_CONFIG, "report.models: the first one is the reference: no '@'");
+    GR_CHECK(f->n_model > 0 && f->model[0].context == 0, GR_ERR_CONFIG,
+             "report.models: the first one is the reference: no '@'");
 out:
     return st;
 }

@@ -15,8 +15,8 @@ typedef struct gr_judged {
     char    stage[GR_MAX_NAME]; /**< "align", which made it; "" unknown               */
     int64_t context;            /**< measured apart at this length; 0: in the main table */
     double  perplexity;
-    double  kl;                 /**< to the teacher, nats; NaN where not measured     */
-    int64_t tokens;             /**< that were scored                                 */
+    double  kl;     /**< to the teacher, nats; NaN where not measured     */
+    int64_t tokens; /**< that were scored                                 */
 } gr_judged;
 
 typedef struct gr_spent {
@@ -35,7 +35,8 @@ typedef struct gr_facts {
     int64_t    ranks;
 } gr_facts;
 
-/** GR_ERR_CONFIG a list entry is not understood | GR_ERR_INPUT a file is missing, torn or does not hold what it should. */
+/** GR_ERR_CONFIG a list entry is not understood | GR_ERR_INPUT a file is missing, torn or does not hold what it should.
+ */
 gr_status gr_facts_read(gr_facts *f, const gr_cfg_report *cfg);
 void      gr_facts_close(gr_facts *f);
 

@@ -9,7 +9,8 @@ enum { COLUMNS = 6, CELL = GR_MAX_NAME };
 
 typedef char cells[COLUMNS][CELL];
 
-static const char *const heading[COLUMNS] = {"model", "perplexity", "of teacher's", "KL, nats", "trained on", "seconds"};
+static const char *const heading[COLUMNS] = {"model",    "perplexity", "of teacher's",
+                                             "KL, nats", "trained on", "seconds"};
 
 /* 12 800 -> "12.8 k"; three digits say enough in a table. */
 static void put_count(char cell[CELL], int64_t n)
@@ -40,7 +41,8 @@ static void put_row(cells c, const gr_facts *f, const gr_judged *m)
 {
     snprintf(c[0], CELL, "%s", m->name);
     put_number(c[1], m->perplexity < 1e4 ? "%.2f" : "%.3g", m->perplexity);
-    put_number(c[2], m->perplexity < 1e4 * f->model[0].perplexity ? "%.3f" : "%.3g", m->perplexity / f->model[0].perplexity);
+    put_number(c[2], m->perplexity < 1e4 * f->model[0].perplexity ? "%.3f" : "%.3g",
+               m->perplexity / f->model[0].perplexity);
     put_number(c[3], "%.4f", m->kl);
     put_count(c[4], gr_facts_tokens(f, m->stage));
     put_number(c[5], "%.1f", gr_facts_seconds(f, m->stage));
@@ -71,8 +73,8 @@ static double layer_mean(const gr_curve *c, int64_t layer, bool at_end)
 
 static void add_hardware(gr_text *t, const gr_facts *f)
 {
-    gr_text_add(t, "%s, %d core%s, %" PRId64 " rank%s", f->host.cpu, f->host.cores, f->host.cores == 1 ? "" : "s", f->ranks,
-                f->ranks == 1 ? "" : "s");
+    gr_text_add(t, "%s, %d core%s, %" PRId64 " rank%s", f->host.cpu, f->host.cores, f->host.cores == 1 ? "" : "s",
+                f->ranks, f->ranks == 1 ? "" : "s");
 }
 
 /* ---- JSON ---- */
@@ -106,7 +108,7 @@ static void add_other_contexts(gr_text *t, const gr_facts *f)
     open_object(t, "perplexity_at");
     for (int64_t i = 0; i < f->n_model; i++) {
         const int64_t context = f->model[i].context;
-        bool          new = context > 0;
+        bool new = context > 0;
 
         for (int64_t j = 0; j < i; j++) new = new && f->model[j].context != context;
         if (!new) continue;
@@ -204,8 +206,10 @@ static void add_models(gr_text *t, const gr_facts *f)
         for (int k = 0; k < COLUMNS; k++) gr_text_add(t, "| %s ", c[k]);
         gr_text_add(t, "|\n");
     }
-    gr_text_add(t, "\nPerplexity and KL to the teacher over %" PRId64 " held-out tokens, which no stage trained on. Tokens and\n"
-                   "seconds are those of the stage that made the model.\n",
+    gr_text_add(t,
+                "\nPerplexity and KL to the teacher over %" PRId64
+                " held-out tokens, which no stage trained on. Tokens and\n"
+                "seconds are those of the stage that made the model.\n",
                 f->model[0].tokens);
 }
 
@@ -217,7 +221,8 @@ static void add_longer(gr_text *t, const gr_facts *f)
         const gr_judged *m = &f->model[i];
 
         if (!m->context) continue;
-        if (!any) gr_text_add(t, "\n## At other context lengths\n\n| model | context | perplexity |\n|---|---:|---:|\n");
+        if (!any)
+            gr_text_add(t, "\n## At other context lengths\n\n| model | context | perplexity |\n|---|---:|---:|\n");
         gr_text_add(t, "| %s | %" PRId64 " | %.2f |\n", m->name, m->context, m->perplexity);
         any = true;
     }
@@ -230,13 +235,15 @@ static void add_training(gr_text *t, const gr_facts *f)
         cells           n;
 
         put_count(n[0], (int64_t)c->tokens[c->n - 1]);
-        gr_text_add(t, "\n## %s\n\n%.0f steps, %s tokens, loss %.4g at the end.\n\n![loss of %s](loss_%s.svg)\n", c->stage,
-                    c->step[c->n - 1], n[0], final_loss(c), c->stage, c->stage);
+        gr_text_add(t, "\n## %s\n\n%.0f steps, %s tokens, loss %.4g at the end.\n\n![loss of %s](loss_%s.svg)\n",
+                    c->stage, c->step[c->n - 1], n[0], final_loss(c), c->stage, c->stage);
         if (!c->n_layer) continue;
-        gr_text_add(t, "\n![error by layer](%s_layers.svg)\n\n| layer | error at the start | at the end |\n|---:|---:|---:|\n",
-                    c->stage);
+        gr_text_add(
+            t, "\n![error by layer](%s_layers.svg)\n\n| layer | error at the start | at the end |\n|---:|---:|---:|\n",
+            c->stage);
         for (int64_t l = 0; l < c->n_layer; l++)
-            gr_text_add(t, "| %" PRId64 " | %.4g | %.4g |\n", c->layer_id[l], layer_mean(c, l, false), layer_mean(c, l, true));
+            gr_text_add(t, "| %" PRId64 " | %.4g | %.4g |\n", c->layer_id[l], layer_mean(c, l, false),
+                        layer_mean(c, l, true));
     }
 }
 
@@ -250,7 +257,8 @@ void gr_page_markdown(gr_text *t, const gr_facts *f, const gr_run *run)
     add_training(t, f);
     gr_text_add(t, "\n## Seconds\n\n| stage | seconds |\n|---|---:|\n");
     for (int64_t i = 0; i < f->n_spent; i++) gr_text_add(t, "| %s | %.1f |\n", f->spent[i].stage, f->spent[i].seconds);
-    gr_text_add(t, "| all | %.1f |\n\n## Configuration of this report\n\n```yaml\n%s```\n", total_seconds(f), run->config_text);
+    gr_text_add(t, "| all | %.1f |\n\n## Configuration of this report\n\n```yaml\n%s```\n", total_seconds(f),
+                run->config_text);
 }
 
 /* ---- terminal ---- */
@@ -290,6 +298,7 @@ void gr_page_terminal(gr_text *t, const gr_facts *f, const gr_run *run)
     gr_text_add(t, "\n");
     for (int64_t i = 0; i < f->n_model; i++)
         if (f->model[i].context)
-            gr_text_add(t, "  at context %" PRId64 ": %s %.2f\n", f->model[i].context, f->model[i].name, f->model[i].perplexity);
+            gr_text_add(t, "  at context %" PRId64 ": %s %.2f\n", f->model[i].context, f->model[i].name,
+                        f->model[i].perplexity);
     gr_text_add(t, "  all stages together: %.1f s\n", total_seconds(f));
 }

@@ -13,9 +13,9 @@
 #include <unistd.h>
 
 enum {
-    RAW = 1500,   /* most points of a curve as recorded          */
-    MEAN = 120,   /* stretches of its average                    */
-    NAMED = 12    /* layers with a line of their own in the key  */
+    RAW = 1500, /* most points of a curve as recorded          */
+    MEAN = 120, /* stretches of its average                    */
+    NAMED = 12  /* layers with a line of their own in the key  */
 };
 
 /* ---- gnuplot ---- */
@@ -42,7 +42,8 @@ static gr_status run_gnuplot(const char *script, const char *drawing, const char
     code = posix_spawn_file_actions_init(&io);
     if (code != 0) return child_failed(code, svg);
     code = posix_spawn_file_actions_addopen(&io, STDIN_FILENO, script, O_RDONLY, 0);
-    if (code == 0) code = posix_spawn_file_actions_addopen(&io, STDOUT_FILENO, drawing, O_WRONLY | O_CREAT | O_TRUNC, 0666);
+    if (code == 0)
+        code = posix_spawn_file_actions_addopen(&io, STDOUT_FILENO, drawing, O_WRONLY | O_CREAT | O_TRUNC, 0666);
     if (code == 0) code = posix_spawnp(&child, argv[0], &io, NULL, argv, environ);
     if (code != 0) {
         st = child_failed(code, svg);
@@ -106,7 +107,8 @@ static axis x_axis(const gr_curve *c)
 }
 
 /* Data block $name: means of y over at most `points` stretches of equal length. */
-static void add_block(gr_text *t, const char *name, const axis *a, const double *y, int64_t stride, int64_t n, int64_t points)
+static void add_block(gr_text *t, const char *name, const axis *a, const double *y, int64_t stride, int64_t n,
+                      int64_t points)
 {
     const int64_t parts = n < points ? n : points;
 
@@ -142,7 +144,8 @@ gr_status gr_plot_loss(const char *svg, const gr_curve *c)
     }
     gr_text_add(&t, "plot $raw using 1:2 with lines lw 1 lc rgb '#bcd0e8' notitle, \\\n"
                     "     $mean using 1:2 with lines lw 2 lc rgb '#1f5fa8' title 'loss'");
-    if (c->n_held) gr_text_add(&t, ", \\\n     $held using 1:2 with points pt 7 ps 0.6 lc rgb '#b02a4c' title 'held-out'");
+    if (c->n_held)
+        gr_text_add(&t, ", \\\n     $held using 1:2 with points pt 7 ps 0.6 lc rgb '#b02a4c' title 'held-out'");
     if (taught)
         gr_text_add(&t, ", \\\n     $ce using 1:2 with lines lw 2 lc rgb '#7a7a7a' title 'cross-entropy', \\\n"
                         "     $kl using 1:2 with lines lw 2 lc rgb '#c8641e' title 'KL to the teacher'");
@@ -173,8 +176,8 @@ gr_status gr_plot_layers(const char *svg, const gr_curve *c)
         add_block(&t, name, &a, c->layer + l, c->n_layer, c->n, MEAN);
     }
     for (int64_t l = 0; l < c->n_layer; l++) {
-        gr_text_add(&t, "%s$layer%" PRId64 " using 1:2:(%" PRId64 ") with lines lw 2 lc palette", l ? ", \\\n     " : "plot ", l,
-                    c->layer_id[l]);
+        gr_text_add(&t, "%s$layer%" PRId64 " using 1:2:(%" PRId64 ") with lines lw 2 lc palette",
+                    l ? ", \\\n     " : "plot ", l, c->layer_id[l]);
         if (c->n_layer <= NAMED)
             gr_text_add(&t, " title 'layer %" PRId64 "'", c->layer_id[l]);
         else

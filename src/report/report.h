@@ -10,8 +10,8 @@
 
 GR_C_BEGIN
 
-/** [collective] Rank 0 reads, draws and writes. GR_ERR_INPUT a stage's file is missing or damaged | GR_ERR_CONFIG a list entry is
- * wrong, or gnuplot is not installed | GR_ERR_IO. */
+/** [collective] Rank 0 reads, draws and writes. GR_ERR_INPUT a stage's file is missing or damaged | GR_ERR_CONFIG a
+ * list entry is wrong, or gnuplot is not installed | GR_ERR_IO. */
 gr_status gr_report_write(const gr_run *run);
 
 GR_C_END

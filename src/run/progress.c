@@ -13,11 +13,11 @@
 enum { BAR = 20, LINE = 512, WIDTH = 80 };
 
 struct gr_progress {
-    char    what[64];  /* the stage being drawn        */
-    int64_t done;      /* at the last drawing          */
-    double  at_s;      /* when that was                */
-    double  rate;      /* items per second; 0: unknown */
-    bool    drawn;     /* a line waits for its end     */
+    char    what[64]; /* the stage being drawn        */
+    int64_t done;     /* at the last drawing          */
+    double  at_s;     /* when that was                */
+    double  rate;     /* items per second; 0: unknown */
+    bool    drawn;    /* a line waits for its end     */
 };
 
 gr_status gr_progress_open(gr_run *run)
@@ -67,7 +67,8 @@ static void draw(const struct gr_progress *p, int64_t done, int64_t total, const
     snprintf(line, sizeof line, "%s [%.*s%.*s] %lld/%lld  %.3g/s%s%s%s%s", p->what, full, "####################",
              BAR - full, "....................", (long long)done, (long long)total, p->rate,
              done < total ? "  ETA " : "", done < total ? left : "", note ? "  " : "", note ? note : "");
-    fprintf(stderr, "\r%.*s\033[K%s", terminal_width() - 1, line, done < total ? "" : "\n"); /* a full line would wrap */
+    fprintf(stderr, "\r%.*s\033[K%s", terminal_width() - 1, line,
+            done < total ? "" : "\n"); /* a full line would wrap */
     fflush(stderr);
 }
 

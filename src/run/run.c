@@ -66,10 +66,10 @@ static int share_of_cores(const cpu_set_t *all, int rank, int size)
 /* [collective] Sets run->threads; *hosts counts the hosts of the job. */
 static gr_status set_threads(gr_run *run, int64_t *hosts)
 {
-    gr_status  st = GR_OK;
-    gr_comm   *host = NULL;
-    cpu_set_t  mine, *all = NULL;
-    const int  wished = (int)run->cfg->run.threads;
+    gr_status st = GR_OK;
+    gr_comm  *host = NULL;
+    cpu_set_t mine, *all = NULL;
+    const int wished = (int)run->cfg->run.threads;
 
     GR_TRY(gr_comm_split_host(run->comm, &host));
     st = gr_alloc(&all, (uint64_t)gr_comm_size(host), sizeof *all, "affinity of the ranks of this host");
@@ -83,7 +83,8 @@ static gr_status set_threads(gr_run *run, int64_t *hosts)
                                                : share_of_cores(all, gr_comm_rank(host), gr_comm_size(host));
     omp_set_num_threads(run->threads);
     if (run->threads > 1 && run->threads > share_of_cores(all, gr_comm_rank(host), gr_comm_size(host)))
-        gr_log0("warning: %d threads per rank are more than this rank's %d of the host's cores; threads that wait will steal from those that "
+        gr_log0("warning: %d threads per rank are more than this rank's %d of the host's cores; threads that wait will "
+                "steal from those that "
                 "work. Unset OMP_NUM_THREADS, or set run.threads",
                 run->threads, share_of_cores(all, gr_comm_rank(host), gr_comm_size(host)));
     *hosts = gr_comm_rank(host) == 0;
@@ -157,8 +158,7 @@ gr_status gr_run_open(gr_run **out, int argc, char **argv, const char *program)
     GR_TRY(gr_agree(process.world, gr_progress_open(run)));
     size = gr_comm_size(run->comm);
     gr_log0("%s (commit %s): %d rank%s on %" PRId64 " host%s, %d thread%s each, %s", gr_version(), gr_commit(), size,
-            size == 1 ? "" : "s", hosts, hosts == 1 ? "" : "s", run->threads, run->threads == 1 ? "" : "s",
-            note);
+            size == 1 ? "" : "s", hosts, hosts == 1 ? "" : "s", run->threads, run->threads == 1 ? "" : "s", note);
     *out = run;
     run = NULL;
 out:

@@ -30,21 +30,24 @@ typedef struct gr_run {
     struct gr_progress *progress;    /**< progress.c's; NULL where there is no terminal to draw on */
 } gr_run;
 
-/** [collective] Signals, MPI, configuration, threads, backend. Rank 0 reads the files and the environment, and logs what is wrong with
- * them. --help, --version and --print-config are answered on rank 0's stdout and give GR_OK with *run NULL. On failure *run is NULL, too.
+/** [collective] Signals, MPI, configuration, threads, backend. Rank 0 reads the files and the environment, and logs
+ * what is wrong with them. --help, --version and --print-config are answered on rank 0's stdout and give GR_OK with
+ * *run NULL. On failure *run is NULL, too.
  *
- * Threads: run.threads, else OMP_NUM_THREADS, else this rank's share of the cores that the ranks of its host may run on. */
+ * Threads: run.threads, else OMP_NUM_THREADS, else this rank's share of the cores that the ranks of its host may run
+ * on. */
 gr_status gr_run_open(gr_run **run, int argc, char **argv, const char *program);
 
-/** [collective] Close what gr_run_open opened, log live memory, flush, finalise MPI, and leave the process with the exit code of `st`
- * (never returns; the type lets a main say `return`). Works with *run NULL, after gr_run_open was called.
+/** [collective] Close what gr_run_open opened, log live memory, flush, finalise MPI, and leave the process with the
+ * exit code of `st` (never returns; the type lets a main say `return`). Works with *run NULL, after gr_run_open was
+ * called.
  *
- * Success turns into exit 1 when stdout cannot be written (a full disk under --print-config > file), and when memory is live and the
- * environment says GR_LEAKS=fatal (tests). */
+ * Success turns into exit 1 when stdout cannot be written (a full disk under --print-config > file), and when memory is
+ * live and the environment says GR_LEAKS=fatal (tests). */
 int gr_run_close(gr_run **run, gr_status st);
 
-/** [local] In training programs and graft-teacher: 1 after SIGTERM, SIGUSR1 or SIGINT (a second SIGINT ends the process). Ranks agree by adding it to the step's reduction: never
- * act on it alone. */
+/** [local] In training programs and graft-teacher: 1 after SIGTERM, SIGUSR1 or SIGINT (a second SIGINT ends the
+ * process). Ranks agree by adding it to the step's reduction: never act on it alone. */
 int gr_stop_requested(void);
 
 /** [local] "0.1.0", and the commit it was built from. */
@@ -55,9 +58,10 @@ const char *gr_commit(void);
 double      gr_now(void);
 const char *gr_utc(void);
 
-/** [rank 0; others no-op] Progress of a long stage: on a terminal one line redrawn at most twice a second, with ETA; in a log nothing
- * (the caller logs lines by its own interval). mpirun hides the terminal; GR_PROGRESS=1 in the environment draws all the
- * same. `note`, or NULL, is printed after the bar, e.g. "loss 3.21". done >= total ends the line. */
+/** [rank 0; others no-op] Progress of a long stage: on a terminal one line redrawn at most twice a second, with ETA; in
+ * a log nothing (the caller logs lines by its own interval). mpirun hides the terminal; GR_PROGRESS=1 in the
+ * environment draws all the same. `note`, or NULL, is printed after the bar, e.g. "loss 3.21". done >= total ends the
+ * line. */
 void gr_progress(const gr_run *run, const char *what, int64_t done, int64_t total, const char *note);
 
 GR_C_END

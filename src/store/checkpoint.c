@@ -235,10 +235,10 @@ typedef struct saving {
     int64_t              step;
     const gr_ckpt_piece *piece;
     int64_t              n;
-    int64_t              bytes;           /* of this rank's pieces, and what surrounds them */
-    int64_t              shard, n_shard;  /* this rank's, -1 when it owns nothing; of all   */
-    gr_seal              seal;            /* of this rank's shard                           */
-    gr_text              records;         /* gr_piece_record and name, for each piece       */
+    int64_t              bytes;          /* of this rank's pieces, and what surrounds them */
+    int64_t              shard, n_shard; /* this rank's, -1 when it owns nothing; of all   */
+    gr_seal              seal;           /* of this rank's shard                           */
+    gr_text              records;        /* gr_piece_record and name, for each piece       */
     char                 tmp[GR_PATH_MAX];
 } saving;
 
@@ -265,10 +265,11 @@ static gr_status check_pieces(saving *s)
                  "piece %" PRId64 ": \"%.60s\" cannot be a tensor's name", i, p->name ? p->name : "");
         GR_CHECK(p->rank >= 0 && p->rank <= GR_MAX_DIM, GR_ERR_ARG, "tensor \"%s\": %d dimensions", p->name, p->rank);
         for (int d = 0; d < p->rank; d++)
-            GR_CHECK(p->dim[d] > 0 && !__builtin_mul_overflow(bytes, p->dim[d], &bytes), GR_ERR_ARG, "tensor \"%s\": impossible shape",
-                     p->name);
+            GR_CHECK(p->dim[d] > 0 && !__builtin_mul_overflow(bytes, p->dim[d], &bytes), GR_ERR_ARG,
+                     "tensor \"%s\": impossible shape", p->name);
         GR_CHECK(p->first >= 0 && p->count >= 0 && p->first <= rows && p->count <= rows - p->first, GR_ERR_ARG,
-                 "tensor \"%s\": rows %" PRId64 " to %" PRId64 " of %" PRId64, p->name, p->first, p->first + p->count, rows);
+                 "tensor \"%s\": rows %" PRId64 " to %" PRId64 " of %" PRId64, p->name, p->first, p->first + p->count,
+                 rows);
         if (p->count == 0) continue;
         s->shard = 0; /* numbered later */
         s->bytes += p->count * row_bytes(p) + PER_PIECE;
@@ -283,7 +284,8 @@ static gr_status write_piece(saving *s, gr_h5 *f, const gr_ckpt_piece *p)
     gr_status       st = GR_OK;
     char            name[GR_PATH_MAX];
     int64_t         dim[GR_MAX_DIM];
-    gr_piece_record r = {.shard = s->shard, .first = p->first, .count = p->count, .dtype = (int32_t)p->dtype, .rank = p->rank};
+    gr_piece_record r = {
+        .shard = s->shard, .first = p->first, .count = p->count, .dtype = (int32_t)p->dtype, .rank = p->rank};
 
     for (int d = 0; d < GR_MAX_DIM; d++) r.dim[d] = dim[d] = d < p->rank ? p->dim[d] : 1;
     dim[0] = p->count;
@@ -322,7 +324,8 @@ static gr_status read_back(const saving *s, const char *path)
             GR_TRY(gr_h5_read(f, name, p->dtype, r, k, data));
             crc = gr_crc32c(crc, data, (size_t)(k * row));
         }
-        GR_CHECK(crc == gr_crc32c(0, p->data, (size_t)(p->count * row)), GR_ERR_IO, "%s: \"%s\" reads back differently", path, name);
+        GR_CHECK(crc == gr_crc32c(0, p->data, (size_t)(p->count * row)), GR_ERR_IO, "%s: \"%s\" reads back differently",
+                 path, name);
     }
 out:
     gr_h5_close(&f);
@@ -360,11 +363,12 @@ static gr_status prepare(const saving *s, int64_t bytes)
     gr_status      st = GR_OK;
     struct statvfs fs;
 
-    GR_CHECK(s->n_shard < GR_MAX_SHARDS, GR_ERR_ARG, "%" PRId64 " shards, at most %d can be numbered", s->n_shard, GR_MAX_SHARDS);
+    GR_CHECK(s->n_shard < GR_MAX_SHARDS, GR_ERR_ARG, "%" PRId64 " shards, at most %d can be numbered", s->n_shard,
+             GR_MAX_SHARDS);
     GR_CHECK(!statvfs(s->d->path, &fs), GR_ERR_IO, "%s: statvfs: %s", s->d->path, strerror(errno));
     GR_CHECK((double)fs.f_bavail * (double)fs.f_frsize > 1.1 * (double)bytes, GR_ERR_IO,
-             "%s: %.1f MB are free, step %" PRId64 " needs %.1f MB and 10 %%", s->d->path, (double)fs.f_bavail * (double)fs.f_frsize / 1e6,
-             s->step, (double)bytes / 1e6);
+             "%s: %.1f MB are free, step %" PRId64 " needs %.1f MB and 10 %%", s->d->path,
+             (double)fs.f_bavail * (double)fs.f_frsize / 1e6, s->step, (double)bytes / 1e6);
     GR_CHECK(!mkdir(s->tmp, 0777), GR_ERR_IO, "%s: mkdir: %s", s->tmp, strerror(errno));
 out:
     return st;
@@ -396,13 +400,15 @@ static gr_status still_mine(const gr_ckpt_dir *d)
     char     *attempt = NULL;
 
     GR_TRY(read_attempt(d, &attempt));
-    GR_CHECK(!strcmp(attempt, d->attempt), GR_ERR_IO, "%s: attempt %.60s has taken over from %s", d->path, attempt, d->attempt);
+    GR_CHECK(!strcmp(attempt, d->attempt), GR_ERR_IO, "%s: attempt %.60s has taken over from %s", d->path, attempt,
+             d->attempt);
 out:
     gr_free(&attempt);
     return st;
 }
 
-/* The commit point is the rename. A directory that cannot be synced afterwards takes it back: "saved" must mean saved. */
+/* The commit point is the rename. A directory that cannot be synced afterwards takes it back: "saved" must mean saved.
+ */
 static gr_status commit(const saving *s)
 {
     gr_status st = GR_OK;
@@ -429,7 +435,8 @@ static gr_status publish(const saving *s, const gr_seal *seal, const char *recor
     char     *text = NULL;
     uint64_t  n_text = 0;
 
-    GR_TRY(gr_manifest_compose(&text, &n_text, s->step, s->d->attempt, gr_comm_size(s->d->c), seal, s->n_shard, records, n, meta));
+    GR_TRY(gr_manifest_compose(&text, &n_text, s->step, s->d->attempt, gr_comm_size(s->d->c), seal, s->n_shard, records,
+                               n, meta));
     GR_TRY(write_manifest(s, text, n_text));
     GR_TRY(commit(s));
 out:
@@ -516,7 +523,8 @@ gr_status gr_ckpt_save(gr_ckpt_dir *d, int64_t step, const gr_ckpt_piece *piece,
 
     st = check_pieces(&s);
     if (st == GR_OK && (step < 0 || step > 999999999999999999 || keep < 1 || !meta))
-        st = gr_fail(__FILE__, __LINE__, GR_ERR_ARG, "step %" PRId64 ", keep %d, meta \"%.20s\"", step, keep, meta ? meta : "");
+        st = gr_fail(__FILE__, __LINE__, GR_ERR_ARG, "step %" PRId64 ", keep %d, meta \"%.20s\"", step, keep,
+                     meta ? meta : "");
     if (st == GR_OK) st = gr_ckpt_step_path(path, d, step);
     GR_TRY(gr_agree(d->c, st));
     if (gr_comm_rank(d->c) == 0) there = gr_exists(path);

@@ -7,8 +7,8 @@
  *     DIR/.tmp-step-..., .del-step-...   being written, being deleted: garbage after a crash
  *     DIR/bad-step-...                   found damaged, set aside
  *
- * A checkpoint appears by one rename and never changes. It describes logical tensors, not ranks: any number of ranks can
- * resume. Protocol, and what it was tested against: docs/checkpoints.md.
+ * A checkpoint appears by one rename and never changes. It describes logical tensors, not ranks: any number of ranks
+ * can resume. Protocol, and what it was tested against: docs/checkpoints.md.
  */
 #ifndef GR_STORE_CHECKPOINT_H
 #define GR_STORE_CHECKPOINT_H
@@ -34,27 +34,27 @@ typedef struct gr_ckpt_piece {
     void       *data;
 } gr_ckpt_piece;
 
-/** [collective] Save `step`. Each rank passes the pieces it owns (none, empty ones included, is fine); together they must cover every tensor
- * exactly once. A name holds no '/' and no '@'. `meta` (JSON object text, same on all ranks) is kept in the manifest: counters, cursor, inputs
- * with their seals. Afterwards all but the newest `keep` (at least 1) checkpoints are deleted. A step that is already there is left alone and
- * counts as saved. Data is read twice: it must not change during the call.
- * GR_ERR_SAVE: nothing was published, older checkpoints are untouched, the caller may go on. GR_ERR_ARG: the same, because of pieces that are no
- * checkpoint: a bug. */
+/** [collective] Save `step`. Each rank passes the pieces it owns (none, empty ones included, is fine); together they
+ * must cover every tensor exactly once. A name holds no '/' and no '@'. `meta` (JSON object text, same on all ranks) is
+ * kept in the manifest: counters, cursor, inputs with their seals. Afterwards all but the newest `keep` (at least 1)
+ * checkpoints are deleted. A step that is already there is left alone and counts as saved. Data is read twice: it must
+ * not change during the call. GR_ERR_SAVE: nothing was published, older checkpoints are untouched, the caller may go
+ * on. GR_ERR_ARG: the same, because of pieces that are no checkpoint: a bug. */
 gr_status gr_ckpt_save(gr_ckpt_dir *d, int64_t step, const gr_ckpt_piece *piece, int64_t n, const char *meta, int keep);
 
 typedef struct gr_ckpt gr_ckpt; /**< a verified checkpoint, open for reading */
 
-/** [collective] The newest complete one; *ck is NULL when there is none. Damaged ones are renamed to bad-* (one log line says why) and the next older
- * is tried; bad-* is never deleted. GR_ERR_INPUT: there were some and all were damaged. To start over is then a person's decision: a second call, or
- * run, finds none. */
+/** [collective] The newest complete one; *ck is NULL when there is none. Damaged ones are renamed to bad-* (one log
+ * line says why) and the next older is tried; bad-* is never deleted. GR_ERR_INPUT: there were some and all were
+ * damaged. To start over is then a person's decision: a second call, or run, finds none. */
 gr_status gr_ckpt_open_newest(gr_ckpt **ck, gr_ckpt_dir *d);
 void      gr_ckpt_close(gr_ckpt **ck);
 
 int64_t     gr_ckpt_step(const gr_ckpt *ck);
 const char *gr_ckpt_meta(const gr_ckpt *ck); /**< JSON object text */
 
-/** [local] Read rows of a tensor into piece->data, from whatever shards hold them. GR_ERR_INPUT when it is absent or of another type or shape.
- * A stored piece that is read whole is compared with its own checksum, too. */
+/** [local] Read rows of a tensor into piece->data, from whatever shards hold them. GR_ERR_INPUT when it is absent or of
+ * another type or shape. A stored piece that is read whole is compared with its own checksum, too. */
 gr_status gr_ckpt_read(gr_ckpt *ck, const gr_ckpt_piece *piece);
 
 GR_C_END

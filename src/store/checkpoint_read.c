@@ -131,8 +131,9 @@ gr_status gr_ckpt_open_newest(gr_ckpt **out, gr_ckpt_dir *d)
     if (step < 0 && n_bad > 0) {
         st = GR_ERR_INPUT;
         if (gr_comm_rank(d->c) == 0)
-            gr_fail(__FILE__, __LINE__, st, "%s: all %" PRId64 " checkpoints are damaged; the next run would start from the beginning",
-                    d->path, n_bad);
+            gr_fail(__FILE__, __LINE__, st,
+                    "%s: all %" PRId64 " checkpoints are damaged; the next run would start from the beginning", d->path,
+                    n_bad);
         goto out;
     }
     *out = ck;
@@ -170,13 +171,16 @@ static gr_status find_tensor(const gr_ckpt *ck, const gr_ckpt_piece *p, const gr
     const gr_manifest_tensor *t = gr_manifest_find(ck->m, p->name);
 
     GR_CHECK(t, GR_ERR_INPUT, "%s: no tensor \"%s\"", ck->path, p->name);
-    GR_CHECK(t->dtype == p->dtype && t->rank == p->rank, GR_ERR_INPUT, "%s: tensor \"%s\" is %s with %d dimensions, expected %s with %d",
-             ck->path, p->name, gr_dtype_name(t->dtype), t->rank, gr_dtype_name(p->dtype), p->rank);
+    GR_CHECK(t->dtype == p->dtype && t->rank == p->rank, GR_ERR_INPUT,
+             "%s: tensor \"%s\" is %s with %d dimensions, expected %s with %d", ck->path, p->name,
+             gr_dtype_name(t->dtype), t->rank, gr_dtype_name(p->dtype), p->rank);
     for (int d = 0; d < t->rank; d++)
-        GR_CHECK(t->dim[d] == p->dim[d], GR_ERR_INPUT, "%s: tensor \"%s\": dimension %d is %" PRId64 ", expected %" PRId64, ck->path, p->name,
-                 d, t->dim[d], p->dim[d]);
+        GR_CHECK(t->dim[d] == p->dim[d], GR_ERR_INPUT,
+                 "%s: tensor \"%s\": dimension %d is %" PRId64 ", expected %" PRId64, ck->path, p->name, d, t->dim[d],
+                 p->dim[d]);
     GR_CHECK(p->first >= 0 && p->count >= 0 && p->first <= t->dim[0] && p->count <= t->dim[0] - p->first, GR_ERR_ARG,
-             "%s: tensor \"%s\": rows %" PRId64 " to %" PRId64 " of %" PRId64, ck->path, p->name, p->first, p->first + p->count, t->dim[0]);
+             "%s: tensor \"%s\": rows %" PRId64 " to %" PRId64 " of %" PRId64, ck->path, p->name, p->first,
+             p->first + p->count, t->dim[0]);
     *out = t;
 out:
     return st;
@@ -198,7 +202,8 @@ static int64_t piece_at(const gr_manifest *m, const gr_manifest_tensor *t, int64
 }
 
 /* Rows [first, first + count) of the tensor, all of them in piece s. */
-static gr_status read_rows(gr_ckpt *ck, const gr_manifest_tensor *t, const gr_manifest_piece *s, int64_t first, int64_t count, void *data)
+static gr_status read_rows(gr_ckpt *ck, const gr_manifest_tensor *t, const gr_manifest_piece *s, int64_t first,
+                           int64_t count, void *data)
 {
     gr_status st = GR_OK;
     gr_h5    *f;
@@ -211,12 +216,12 @@ static gr_status read_rows(gr_ckpt *ck, const gr_manifest_tensor *t, const gr_ma
     GR_TRY(gr_piece_name(name, t->name, t->dim[0], s->first, s->count));
     GR_TRY(gr_h5_pool_get(&ck->pool, s->shard, path, GR_CKPT_KIND, ck->m->shard[s->shard].id, &f));
     GR_TRY(gr_h5_info(f, name, &dtype, &rank, dim));
-    GR_CHECK(rank == t->rank && dim[0] == s->count && !memcmp(dim + 1, t->dim + 1, sizeof dim - sizeof *dim), GR_ERR_INPUT,
-             "%s: dataset \"%s\" has not the shape that the manifest says", path, name);
+    GR_CHECK(rank == t->rank && dim[0] == s->count && !memcmp(dim + 1, t->dim + 1, sizeof dim - sizeof *dim),
+             GR_ERR_INPUT, "%s: dataset \"%s\" has not the shape that the manifest says", path, name);
     GR_TRY(gr_h5_read(f, name, t->dtype, first - s->first, count, data));
     for (int d = 1; d < t->rank; d++) bytes *= t->dim[d];
-    GR_CHECK(count < s->count || gr_crc32c(0, data, (size_t)bytes) == s->crc, GR_ERR_INPUT, "%s: dataset \"%s\": checksum differs", path,
-             name);
+    GR_CHECK(count < s->count || gr_crc32c(0, data, (size_t)bytes) == s->crc, GR_ERR_INPUT,
+             "%s: dataset \"%s\": checksum differs", path, name);
 out:
     return st;
 }

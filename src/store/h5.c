@@ -45,7 +45,8 @@ gr_status gr_h5_start(void)
     type_of[GR_U64] = H5T_STD_U64LE;
     type_of[GR_BF16] = half_type(8, 127);
     type_of[GR_F16] = half_type(5, 15);
-    for (int t = 0; t < N_DTYPE; t++) GR_CHECK(type_of[t] >= 0, GR_ERR_IO, "HDF5 has no type for %s", gr_dtype_name((gr_dtype)t));
+    for (int t = 0; t < N_DTYPE; t++)
+        GR_CHECK(type_of[t] >= 0, GR_ERR_IO, "HDF5 has no type for %s", gr_dtype_name((gr_dtype)t));
     started = true;
 out:
     return st;
@@ -89,8 +90,9 @@ gr_status gr_h5_access(hid_t *fapl, const char *path)
     *fapl = H5Pcreate(H5P_FILE_ACCESS);
     /* No locks: we open finished files only, and some file systems lack them. No sieve buffer: a small write must
      * fail when it is made, not when something else is closed. */
-    GR_H5_CHECK(*fapl >= 0 && H5Pset_fclose_degree(*fapl, H5F_CLOSE_STRONG) >= 0 && H5Pset_file_locking(*fapl, 0, 1) >= 0 &&
-                    H5Pset_sieve_buf_size(*fapl, 0) >= 0 && H5Pset_libver_bounds(*fapl, H5F_LIBVER_EARLIEST, H5F_LIBVER_V110) >= 0,
+    GR_H5_CHECK(*fapl >= 0 && H5Pset_fclose_degree(*fapl, H5F_CLOSE_STRONG) >= 0 &&
+                    H5Pset_file_locking(*fapl, 0, 1) >= 0 && H5Pset_sieve_buf_size(*fapl, 0) >= 0 &&
+                    H5Pset_libver_bounds(*fapl, H5F_LIBVER_EARLIEST, H5F_LIBVER_V110) >= 0,
                 GR_ERR_IO, path, "access properties");
 out:
     return st;
@@ -124,16 +126,16 @@ static bool bytes_of(gr_dtype dtype, int rank, const int64_t *dim, uint64_t *byt
     return n <= INT64_MAX;
 }
 
-gr_status gr_h5_move(gr_h5 *f, hid_t dataset, const char *name, gr_dtype dtype, int rank, const int64_t *dim, int64_t first,
-                     int64_t count, const void *in, void *to)
+gr_status gr_h5_move(gr_h5 *f, hid_t dataset, const char *name, gr_dtype dtype, int rank, const int64_t *dim,
+                     int64_t first, int64_t count, const void *in, void *to)
 {
-    gr_status     st = GR_OK;
-    const hid_t   type = gr_h5_type(dtype);
-    const char   *path = f->writing ? f->tmp : f->path;
-    hid_t         in_file = -1, in_memory = -1;
-    hsize_t       from[GR_MAX_DIM] = {0}, size[GR_MAX_DIM] = {1};
-    int64_t       row = gr_dtype_size(dtype), piece;
-    herr_t        ok;
+    gr_status   st = GR_OK;
+    const hid_t type = gr_h5_type(dtype);
+    const char *path = f->writing ? f->tmp : f->path;
+    hid_t       in_file = -1, in_memory = -1;
+    hsize_t     from[GR_MAX_DIM] = {0}, size[GR_MAX_DIM] = {1};
+    int64_t     row = gr_dtype_size(dtype), piece;
+    herr_t      ok;
 
     for (int i = 1; i < rank; i++) {
         row *= dim[i];
@@ -165,21 +167,23 @@ out:
 }
 
 /* Create a contiguous dataset, space allocated, nothing filled; *dataset is open on success. */
-static gr_status dataset_create(gr_h5 *f, const char *name, gr_dtype dtype, int rank, const int64_t *dim, hid_t *dataset)
+static gr_status dataset_create(gr_h5 *f, const char *name, gr_dtype dtype, int rank, const int64_t *dim,
+                                hid_t *dataset)
 {
     gr_status st = GR_OK;
     hid_t     space = -1, made_by = -1, d = -1;
     hsize_t   size[GR_MAX_DIM];
     uint64_t  bytes;
 
-    GR_CHECK(*name && !strchr(name, '/') && strcmp(name, ".") != 0, GR_ERR_ARG, "%s: dataset name \"%s\"", f->path, name);
+    GR_CHECK(*name && !strchr(name, '/') && strcmp(name, ".") != 0, GR_ERR_ARG, "%s: dataset name \"%s\"", f->path,
+             name);
     GR_CHECK(bytes_of(dtype, rank, dim, &bytes), GR_ERR_ARG, "%s: dataset \"%s\": impossible shape", f->path, name);
     for (int i = 0; i < rank; i++) size[i] = (hsize_t)dim[i];
     space = rank ? H5Screate_simple(rank, size, NULL) : H5Screate(H5S_SCALAR);
     made_by = H5Pcreate(H5P_DATASET_CREATE);
     GR_H5_CHECK(space >= 0 && made_by >= 0 && H5Pset_layout(made_by, H5D_CONTIGUOUS) >= 0 &&
-                    H5Pset_alloc_time(made_by, H5D_ALLOC_TIME_EARLY) >= 0 && H5Pset_fill_time(made_by, H5D_FILL_TIME_NEVER) >= 0 &&
-                    H5Pset_obj_track_times(made_by, 0) >= 0,
+                    H5Pset_alloc_time(made_by, H5D_ALLOC_TIME_EARLY) >= 0 &&
+                    H5Pset_fill_time(made_by, H5D_FILL_TIME_NEVER) >= 0 && H5Pset_obj_track_times(made_by, 0) >= 0,
                 GR_ERR_IO, f->tmp, "dataset \"%s\": properties", name);
     d = H5Dcreate2(f->file, name, gr_h5_type(dtype), space, H5P_DEFAULT, made_by, H5P_DEFAULT);
     GR_H5_CHECK(d >= 0, GR_ERR_IO, f->tmp, "dataset \"%s\": create", name);
@@ -190,7 +194,8 @@ out:
     return st;
 }
 
-static gr_status dataset_write(gr_h5 *f, const char *name, gr_dtype dtype, int rank, const int64_t *dim, const void *data)
+static gr_status dataset_write(gr_h5 *f, const char *name, gr_dtype dtype, int rank, const int64_t *dim,
+                               const void *data)
 {
     gr_status st = GR_OK;
     hid_t     d = -1;
@@ -241,8 +246,8 @@ gr_status gr_h5_create(gr_h5 **out, const char *path, const char *kind)
     snprintf(f->kind, sizeof f->kind, "%s", kind);
     GR_TRY(gr_h5_access(&fapl, f->tmp));
     fcpl = H5Pcreate(H5P_FILE_CREATE);
-    GR_H5_CHECK(fcpl >= 0 && H5Pset_userblock(fcpl, GR_SEAL_BYTES) >= 0 && H5Pset_obj_track_times(fcpl, 0) >= 0, GR_ERR_IO, f->tmp,
-                "create properties");
+    GR_H5_CHECK(fcpl >= 0 && H5Pset_userblock(fcpl, GR_SEAL_BYTES) >= 0 && H5Pset_obj_track_times(fcpl, 0) >= 0,
+                GR_ERR_IO, f->tmp, "create properties");
     unlink(f->tmp); /* of a dead process that had our pid */
     f->file = H5Fcreate(f->tmp, H5F_ACC_EXCL, fcpl, fapl);
     GR_H5_CHECK(f->file >= 0, GR_ERR_IO, f->tmp, "create");
@@ -284,7 +289,8 @@ gr_status gr_h5_reserve(gr_h5 *f, const char *name, gr_dtype dtype, int rank, co
     }
     f->slot[f->n_slot++] = slot;
 out:
-    if (d >= 0 && H5Dclose(d) < 0 && st == GR_OK) st = gr_h5_refused(__FILE__, __LINE__, GR_ERR_IO, f->tmp, "dataset \"%s\": close", name);
+    if (d >= 0 && H5Dclose(d) < 0 && st == GR_OK)
+        st = gr_h5_refused(__FILE__, __LINE__, GR_ERR_IO, f->tmp, "dataset \"%s\": close", name);
     return remember(f, st);
 }
 
@@ -322,8 +328,8 @@ gr_status gr_h5_set_str(gr_h5 *f, const char *dataset, const char *name, const c
         goto out;
     }
     type = H5Tcopy(H5T_C_S1);
-    GR_H5_CHECK(type >= 0 && H5Tset_size(type, (size_t)n + 1) >= 0 && H5Tset_cset(type, H5T_CSET_UTF8) >= 0, GR_ERR_IO, f->tmp,
-                "attribute \"%s\": type", name);
+    GR_H5_CHECK(type >= 0 && H5Tset_size(type, (size_t)n + 1) >= 0 && H5Tset_cset(type, H5T_CSET_UTF8) >= 0, GR_ERR_IO,
+                f->tmp, "attribute \"%s\": type", name);
     GR_TRY(set_attribute(f, dataset, name, type, v));
 out:
     if (type >= 0) H5Tclose(type);
@@ -398,7 +404,8 @@ static gr_status lay_out(gr_h5 *f, int64_t n_slot)
     off_t     size;
 
     GR_CHECK(f, GR_ERR_ARG, "rank 0 has no file to share");
-    GR_CHECK(f->n_slot == n_slot, GR_ERR_ARG, "%s: %" PRId64 " datasets reserved, %" PRId64 " expected", f->path, f->n_slot, n_slot);
+    GR_CHECK(f->n_slot == n_slot, GR_ERR_ARG, "%s: %" PRId64 " datasets reserved, %" PRId64 " expected", f->path,
+             f->n_slot, n_slot);
     GR_TRY(finish(f));
     fd = open(f->tmp, O_RDWR | O_CLOEXEC);
     GR_CHECK(fd >= 0, GR_ERR_IO, "%s: %s", f->tmp, strerror(errno));

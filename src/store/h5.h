@@ -38,7 +38,8 @@ typedef struct gr_h5_slot {
 gr_status gr_h5_create(gr_h5 **f, const char *path, const char *kind);
 
 /** [local] Write a whole dataset (contiguous, little-endian) from host memory. rank 0 (a scalar) to 4. `name` may hold
- * dots but no slash and no leading "@". BF16 is stored as a 16-bit HDF5 float type that h5dump and h5py print as numbers. */
+ * dots but no slash and no leading "@". BF16 is stored as a 16-bit HDF5 float type that h5dump and h5py print as
+ * numbers. */
 gr_status gr_h5_write(gr_h5 *f, const char *name, gr_dtype dtype, int rank, const int64_t *dim, const void *data);
 
 /** [local] Reserve a dataset without writing it (allocated, not filled); its bytes are written later
@@ -60,18 +61,19 @@ void gr_h5_close(gr_h5 **f);
 
 /* ---- writing one file by several ranks, without MPI-IO ------------------------------------ */
 
-/** [collective] Rank 0 passes a file on which everything is created and reserved (others NULL); it is closed by HDF5 but
- * not sealed, and *f becomes NULL. The space is allocated here: a full disk is reported before any data. On return `tmp`
- * (GR_PATH_MAX bytes) names the temporary file and `slot[i]` says where reserved dataset i (in order of gr_h5_reserve)
- * lies, on every rank. Each rank then writes its bytes with gr_h5_put. On failure nothing is left behind. */
+/** [collective] Rank 0 passes a file on which everything is created and reserved (others NULL); it is closed by HDF5
+ * but not sealed, and *f becomes NULL. The space is allocated here: a full disk is reported before any data. On return
+ * `tmp` (GR_PATH_MAX bytes) names the temporary file and `slot[i]` says where reserved dataset i (in order of
+ * gr_h5_reserve) lies, on every rank. Each rank then writes its bytes with gr_h5_put. On failure nothing is left
+ * behind. */
 gr_status gr_h5_share(const gr_comm *c, gr_h5 **f, char *tmp, gr_h5_slot *slot, int64_t n_slot);
 
 /** [local] Write n bytes of a reserved dataset, starting at its byte `at`. Any number of ranks, at any time between
  * share and commit_shared. */
 gr_status gr_h5_put(const char *tmp, const gr_h5_slot *slot, uint64_t at, const void *data, uint64_t n);
 
-/** [collective] All ranks have written (the caller has agreed on that): fsync, checksum (blocks dealt over ranks), seal,
- * rename to `path`. On failure the temporary file is removed. */
+/** [collective] All ranks have written (the caller has agreed on that): fsync, checksum (blocks dealt over ranks),
+ * seal, rename to `path`. On failure the temporary file is removed. */
 gr_status gr_h5_commit_shared(const gr_comm *c, const char *tmp, const char *path, const char *kind);
 
 /** [collective] Instead of commit_shared, when the ranks have agreed that writing failed. */
@@ -89,11 +91,12 @@ gr_status gr_h5_open_all(const gr_comm *c, gr_h5 **f, const char *path, const ch
  * content is not read again. GR_ERR_INPUT. */
 gr_status gr_h5_open_known(gr_h5 **f, const char *path, const char *kind, const char *seal);
 
-/** [local] The seal of a file open for reading ("" for writing): identifies its content, 16 hex digits of bytes and crc.
- * Of a file that is not open: gr_seal_read (store/seal.h). */
+/** [local] The seal of a file open for reading ("" for writing): identifies its content, 16 hex digits of bytes and
+ * crc. Of a file that is not open: gr_seal_read (store/seal.h). */
 const char *gr_h5_seal_of(const gr_h5 *f);
 
-/** [local] Names of all datasets, sorted bytewise, those of long strings aside; the array and names belong to the file. */
+/** [local] Names of all datasets, sorted bytewise, those of long strings aside; the array and names belong to the file.
+ */
 gr_status gr_h5_names(gr_h5 *f, const char *const **names, int64_t *n);
 
 bool gr_h5_has(gr_h5 *f, const char *name);

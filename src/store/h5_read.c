@@ -16,7 +16,8 @@ static herr_t see_link(hid_t group, const char *name, const H5L_info_t *info, vo
     gr_h5    *f = file;
 
     (void)group;
-    GR_CHECK(info->type == H5L_TYPE_HARD, GR_ERR_INPUT, "%s: \"%s\" is a soft or external link, only datasets are read", f->path, name);
+    GR_CHECK(info->type == H5L_TYPE_HARD, GR_ERR_INPUT, "%s: \"%s\" is a soft or external link, only datasets are read",
+             f->path, name);
     if (*name == '@') goto out;
     if (f->n_name == f->room_name) {
         f->room_name = f->room_name ? 2 * f->room_name : 64;
@@ -89,7 +90,8 @@ gr_status gr_h5_open_known(gr_h5 **out, const char *path, const char *kind, cons
     f->file = -1;
     GR_TRY(gr_path(f->path, "%s", path));
     GR_TRY(gr_seal_read(path, kind, &f->seal));
-    GR_CHECK(!strcmp(f->seal.id, seal), GR_ERR_INPUT, "%s: seal %s, expected %s: not the file that was verified", path, f->seal.id, seal);
+    GR_CHECK(!strcmp(f->seal.id, seal), GR_ERR_INPUT, "%s: seal %s, expected %s: not the file that was verified", path,
+             f->seal.id, seal);
     memcpy(f->kind, f->seal.kind, sizeof f->kind);
     GR_TRY(open_verified(f));
     *out = f;
@@ -143,7 +145,8 @@ static gr_status dtype_of(const gr_h5 *f, const char *name, hid_t type, gr_dtype
             return GR_OK;
         }
     }
-    return gr_fail(__FILE__, __LINE__, GR_ERR_INPUT, "%s: dataset \"%s\": its element type is none of ours", f->path, name);
+    return gr_fail(__FILE__, __LINE__, GR_ERR_INPUT, "%s: dataset \"%s\": its element type is none of ours", f->path,
+                   name);
 }
 
 /* Our own file has only contiguous bytes inside itself. */
@@ -154,16 +157,19 @@ static gr_status storage_of(const gr_h5 *f, const char *name, hid_t id, uint64_t
     haddr_t     at;
 
     GR_H5_CHECK(made_by >= 0, GR_ERR_INPUT, f->path, "dataset \"%s\": properties", name);
-    GR_CHECK(H5Pget_layout(made_by) == H5D_CONTIGUOUS, GR_ERR_INPUT, "%s: dataset \"%s\": not contiguous (chunked, compact or virtual)",
-             f->path, name);
-    GR_CHECK(H5Pget_external_count(made_by) == 0, GR_ERR_INPUT, "%s: dataset \"%s\": lies in another file", f->path, name);
+    GR_CHECK(H5Pget_layout(made_by) == H5D_CONTIGUOUS, GR_ERR_INPUT,
+             "%s: dataset \"%s\": not contiguous (chunked, compact or virtual)", f->path, name);
+    GR_CHECK(H5Pget_external_count(made_by) == 0, GR_ERR_INPUT, "%s: dataset \"%s\": lies in another file", f->path,
+             name);
     GR_CHECK(H5Pget_nfilters(made_by) == 0, GR_ERR_INPUT, "%s: dataset \"%s\": filtered", f->path, name);
-    GR_CHECK(H5Dget_storage_size(id) == bytes, GR_ERR_INPUT, "%s: dataset \"%s\": %" PRIu64 " bytes stored, its shape says %" PRIu64,
-             f->path, name, (uint64_t)H5Dget_storage_size(id), bytes);
+    GR_CHECK(H5Dget_storage_size(id) == bytes, GR_ERR_INPUT,
+             "%s: dataset \"%s\": %" PRIu64 " bytes stored, its shape says %" PRIu64, f->path, name,
+             (uint64_t)H5Dget_storage_size(id), bytes);
     if (bytes == 0) goto out;
     at = H5Dget_offset(id);
-    GR_CHECK(at != HADDR_UNDEF && at >= GR_SEAL_BYTES && bytes <= f->seal.bytes && at - GR_SEAL_BYTES <= f->seal.bytes - bytes, GR_ERR_INPUT,
-             "%s: dataset \"%s\": its %" PRIu64 " bytes are not in the file", f->path, name, bytes);
+    GR_CHECK(at != HADDR_UNDEF && at >= GR_SEAL_BYTES && bytes <= f->seal.bytes &&
+                 at - GR_SEAL_BYTES <= f->seal.bytes - bytes,
+             GR_ERR_INPUT, "%s: dataset \"%s\": its %" PRIu64 " bytes are not in the file", f->path, name, bytes);
 out:
     if (made_by >= 0) H5Pclose(made_by);
     return st;
@@ -187,8 +193,8 @@ static gr_status dataset_open(gr_h5 *f, const char *name, dataset *out)
     GR_TRY(dtype_of(f, name, type, &d.dtype));
     d.rank = H5Sget_simple_extent_type(space) == H5S_NULL ? -1 : H5Sget_simple_extent_ndims(space);
     GR_CHECK(d.rank >= 0, GR_ERR_INPUT, "%s: dataset \"%s\": has no shape", f->path, name);
-    GR_CHECK(d.rank <= GR_MAX_DIM, GR_ERR_INPUT, "%s: dataset \"%s\": %d dimensions, at most %d are read", f->path, name,
-             d.rank, GR_MAX_DIM);
+    GR_CHECK(d.rank <= GR_MAX_DIM, GR_ERR_INPUT, "%s: dataset \"%s\": %d dimensions, at most %d are read", f->path,
+             name, d.rank, GR_MAX_DIM);
     H5Sget_simple_extent_dims(space, size, NULL);
     bytes = (uint64_t)gr_dtype_size(d.dtype);
     for (int i = 0; i < GR_MAX_DIM; i++) d.dim[i] = 1;
@@ -227,7 +233,8 @@ static gr_status rows_check(const gr_h5 *f, const dataset *d, const char *name, 
     gr_status st = GR_OK;
 
     GR_CHECK(first >= 0 && count >= 0 && first <= d->dim[0] && count <= d->dim[0] - first, GR_ERR_ARG,
-             "%s: dataset \"%s\": %" PRId64 " rows from %" PRId64 " on, of %" PRId64, f->path, name, count, first, d->dim[0]);
+             "%s: dataset \"%s\": %" PRId64 " rows from %" PRId64 " on, of %" PRId64, f->path, name, count, first,
+             d->dim[0]);
 out:
     return st;
 }
@@ -238,8 +245,8 @@ gr_status gr_h5_read(gr_h5 *f, const char *name, gr_dtype dtype, int64_t first, 
     dataset   d = {.id = -1};
 
     GR_TRY(dataset_open(f, name, &d));
-    GR_CHECK(d.dtype == dtype, GR_ERR_INPUT, "%s: dataset \"%s\": %s, expected %s", f->path, name, gr_dtype_name(d.dtype),
-             gr_dtype_name(dtype));
+    GR_CHECK(d.dtype == dtype, GR_ERR_INPUT, "%s: dataset \"%s\": %s, expected %s", f->path, name,
+             gr_dtype_name(d.dtype), gr_dtype_name(dtype));
     GR_TRY(rows_check(f, &d, name, first, count));
     GR_TRY(gr_h5_move(f, d.id, name, d.dtype, d.rank, d.dim, first, count, NULL, data));
 out:
@@ -255,8 +262,8 @@ gr_status gr_h5_read_f32(gr_h5 *f, const char *name, int64_t first, int64_t coun
     char     *raw;
 
     GR_TRY(dataset_open(f, name, &d));
-    GR_CHECK(d.dtype == GR_F32 || d.dtype == GR_BF16 || d.dtype == GR_F16, GR_ERR_INPUT, "%s: dataset \"%s\": %s, expected f32, bf16 or f16",
-             f->path, name, gr_dtype_name(d.dtype));
+    GR_CHECK(d.dtype == GR_F32 || d.dtype == GR_BF16 || d.dtype == GR_F16, GR_ERR_INPUT,
+             "%s: dataset \"%s\": %s, expected f32, bf16 or f16", f->path, name, gr_dtype_name(d.dtype));
     GR_TRY(rows_check(f, &d, name, first, count));
     n = count * d.dim[1] * d.dim[2] * d.dim[3];
     raw = (char *)data + n * (4 - gr_dtype_size(d.dtype)); /* 16 bits: into the second half, widened in place */
@@ -281,13 +288,13 @@ static gr_status attribute_open(gr_h5 *f, const char *dataset_name, const char *
         GR_TRY(dataset_open(f, dataset_name, &d));
         *owner = d.id;
     }
-    GR_CHECK(H5Aexists(dataset_name ? d.id : f->file, name) > 0, GR_ERR_INPUT, "%s: no attribute \"%s\"%s%s", f->path, name,
-             dataset_name ? " of " : "", dataset_name ? dataset_name : "");
+    GR_CHECK(H5Aexists(dataset_name ? d.id : f->file, name) > 0, GR_ERR_INPUT, "%s: no attribute \"%s\"%s%s", f->path,
+             name, dataset_name ? " of " : "", dataset_name ? dataset_name : "");
     *attribute = H5Aopen(dataset_name ? d.id : f->file, name, H5P_DEFAULT);
     GR_H5_CHECK(*attribute >= 0, GR_ERR_INPUT, f->path, "attribute \"%s\": open", name);
     space = H5Aget_space(*attribute);
-    GR_CHECK(space >= 0 && H5Sget_simple_extent_type(space) == H5S_SCALAR, GR_ERR_INPUT, "%s: attribute \"%s\": not a single value", f->path,
-             name);
+    GR_CHECK(space >= 0 && H5Sget_simple_extent_type(space) == H5S_SCALAR, GR_ERR_INPUT,
+             "%s: attribute \"%s\": not a single value", f->path, name);
 out:
     if (space >= 0) H5Sclose(space);
     return st;
@@ -362,9 +369,10 @@ gr_status gr_h5_get_str(gr_h5 *f, const char *dataset_name, const char *name, ch
     if (long_string(f, dataset_name, name, long_name)) return get_long(f, long_name, v);
     GR_TRY(attribute_open(f, dataset_name, name, &owner, &a));
     type = H5Aget_type(a);
-    GR_CHECK(H5Tget_class(type) == H5T_STRING && H5Tis_variable_str(type) == 0, GR_ERR_INPUT, "%s: attribute \"%s\": not a string", f->path,
-             name);
-    GR_CHECK(H5Tget_size(type) <= GR_H5_LONG + 1, GR_ERR_INPUT, "%s: attribute \"%s\": %zu bytes", f->path, name, H5Tget_size(type));
+    GR_CHECK(H5Tget_class(type) == H5T_STRING && H5Tis_variable_str(type) == 0, GR_ERR_INPUT,
+             "%s: attribute \"%s\": not a string", f->path, name);
+    GR_CHECK(H5Tget_size(type) <= GR_H5_LONG + 1, GR_ERR_INPUT, "%s: attribute \"%s\": %zu bytes", f->path, name,
+             H5Tget_size(type));
     GR_TRY(gr_alloc(&text, (uint64_t)H5Tget_size(type) + 1, 1, "attribute"));
     GR_H5_CHECK(H5Aread(a, type, text) >= 0, GR_ERR_INPUT, f->path, "attribute \"%s\": read", name);
     *v = text;

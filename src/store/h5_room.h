@@ -7,17 +7,17 @@
 #include <hdf5.h>
 
 struct gr_h5 {
-    hid_t     file;
-    bool      writing;
-    gr_status failed; /* first error while writing: commit will refuse                            */
-    char      path[GR_PATH_MAX];
-    char      tmp[GR_PATH_MAX]; /* writing: the file that exists; it becomes `path` when sealed   */
-    char      kind[GR_KIND_MAX + 1];
-    gr_seal   seal;    /* reading                                                                 */
-    char    **name;    /* reading: datasets, sorted bytewise; those of long strings ('@') aside   */
-    int64_t   n_name, room_name;
-    gr_h5_slot *slot;  /* writing: reserved datasets, in order                                    */
-    int64_t   n_slot, room_slot;
+    hid_t       file;
+    bool        writing;
+    gr_status   failed; /* first error while writing: commit will refuse                            */
+    char        path[GR_PATH_MAX];
+    char        tmp[GR_PATH_MAX]; /* writing: the file that exists; it becomes `path` when sealed   */
+    char        kind[GR_KIND_MAX + 1];
+    gr_seal     seal; /* reading                                                                 */
+    char      **name; /* reading: datasets, sorted bytewise; those of long strings ('@') aside   */
+    int64_t     n_name, room_name;
+    gr_h5_slot *slot; /* writing: reserved datasets, in order                                    */
+    int64_t     n_slot, room_slot;
 };
 
 /* Attributes above this are datasets named "@name" (of the file) or "@dataset@name": HDF5 keeps attributes in object
@@ -39,18 +39,18 @@ gr_status gr_h5_refused(const char *src, int line, gr_status code, const char *p
     __attribute__((format(printf, 5, 6)));
 
 /* Needs `st` and `out:`. A negative value is how HDF5 says no. */
-#define GR_H5_CHECK(ok, code, path, ...)                                                           \
-    do {                                                                                           \
-        if (!(ok)) {                                                                               \
-            st = gr_h5_refused(__FILE__, __LINE__, (code), (path), __VA_ARGS__);                   \
-            goto out;                                                                              \
-        }                                                                                          \
+#define GR_H5_CHECK(ok, code, path, ...)                                                                               \
+    do {                                                                                                               \
+        if (!(ok)) {                                                                                                   \
+            st = gr_h5_refused(__FILE__, __LINE__, (code), (path), __VA_ARGS__);                                       \
+            goto out;                                                                                                  \
+        }                                                                                                              \
     } while (0)
 
 /** Move rows [first, first + count) between memory and an open dataset, in pieces of about 1 GiB. Exactly one of `in`
  * (memory to file) and `to` (file to memory) is not NULL. */
-gr_status gr_h5_move(gr_h5 *f, hid_t dataset, const char *name, gr_dtype dtype, int rank, const int64_t *dim, int64_t first,
-                     int64_t count, const void *in, void *to);
+gr_status gr_h5_move(gr_h5 *f, hid_t dataset, const char *name, gr_dtype dtype, int rank, const int64_t *dim,
+                     int64_t first, int64_t count, const void *in, void *to);
 
 /** Close the HDF5 handle and free the struct, leaving files alone. */
 void gr_h5_free(gr_h5 **f);

@@ -5,9 +5,9 @@
 #include <stdio.h>
 #include <string.h>
 
-#define LEAD ",\"crc32c\":\""
+#define LEAD   ",\"crc32c\":\""
 #define DIGITS 8
-#define TAIL "\"}\n"
+#define TAIL   "\"}\n"
 
 enum { N_LEAD = sizeof LEAD - 1, N_TAIL = sizeof TAIL - 1 };
 
@@ -40,11 +40,13 @@ gr_status gr_json_unseal(const char *text, uint64_t n, const char *name, json_t 
     char           expected[DIGITS + N_TAIL + 1];
 
     GR_CHECK(n > N_LEAD + after, GR_ERR_INPUT, "%s: %" PRIu64 " bytes, too short: truncated?", name, n);
-    GR_CHECK(n <= GR_JSON_SEAL_LIMIT, GR_ERR_INPUT, "%s: %" PRIu64 " bytes, at most %d are read", name, n, GR_JSON_SEAL_LIMIT);
-    GR_CHECK(!memcmp(text + n - after - N_LEAD, LEAD, N_LEAD), GR_ERR_INPUT, "%s: does not end with its checksum: truncated?", name);
+    GR_CHECK(n <= GR_JSON_SEAL_LIMIT, GR_ERR_INPUT, "%s: %" PRIu64 " bytes, at most %d are read", name, n,
+             GR_JSON_SEAL_LIMIT);
+    GR_CHECK(!memcmp(text + n - after - N_LEAD, LEAD, N_LEAD), GR_ERR_INPUT,
+             "%s: does not end with its checksum: truncated?", name);
     snprintf(expected, sizeof expected, "%08" PRIx32 TAIL, gr_crc32c(0, text, n - after));
-    GR_CHECK(!memcmp(text + n - after, expected, after), GR_ERR_INPUT, "%s: ends with checksum %.8s, its bytes give %.8s: damaged", name,
-             text + n - after, expected);
+    GR_CHECK(!memcmp(text + n - after, expected, after), GR_ERR_INPUT,
+             "%s: ends with checksum %.8s, its bytes give %.8s: damaged", name, text + n - after, expected);
     GR_TRY(gr_json_parse(text, n, name, &tree));
     GR_CHECK(json_is_object(tree), GR_ERR_INPUT, "%s: not a JSON object", name);
     json_object_del(tree, "crc32c");

@@ -86,13 +86,15 @@ static gr_status check_string(gr_h5 *f, const char *path, const char *name, cons
     char     *found = NULL;
 
     GR_TRY(gr_h5_get_str(f, NULL, name, &found));
-    GR_CHECK(!strcmp(found, expected), GR_ERR_INPUT, "%s: %s is \"%.40s\", expected \"%s\"", path, name, found, expected);
+    GR_CHECK(!strcmp(found, expected), GR_ERR_INPUT, "%s: %s is \"%.40s\", expected \"%s\"", path, name, found,
+             expected);
 out:
     gr_free(&found);
     return st;
 }
 
-static gr_status check_dataset(gr_h5 *f, const char *path, const char *name, gr_dtype dtype, int rank, int64_t n, int64_t k)
+static gr_status check_dataset(gr_h5 *f, const char *path, const char *name, gr_dtype dtype, int rank, int64_t n,
+                               int64_t k)
 {
     gr_status st = GR_OK;
     gr_dtype  t;
@@ -101,8 +103,8 @@ static gr_status check_dataset(gr_h5 *f, const char *path, const char *name, gr_
 
     GR_TRY(gr_h5_info(f, name, &t, &r, dim));
     GR_CHECK(t == dtype && r == rank && dim[0] == n && dim[1] == k, GR_ERR_INPUT,
-             "%s: dataset \"%s\" is %s [%" PRId64 ", %" PRId64 "], expected %s [%" PRId64 ", %" PRId64 "]", path, name, gr_dtype_name(t),
-             dim[0], dim[1], gr_dtype_name(dtype), n, k);
+             "%s: dataset \"%s\" is %s [%" PRId64 ", %" PRId64 "], expected %s [%" PRId64 ", %" PRId64 "]", path, name,
+             gr_dtype_name(t), dim[0], dim[1], gr_dtype_name(dtype), n, k);
 out:
     return st;
 }
@@ -118,7 +120,8 @@ static gr_status check_file(gr_h5 *f, const char *path, const gr_logits_spec *s,
     numbers_of(s, i, v);
     for (int a = 0; a < N_NUMBERS; a++) {
         GR_TRY(gr_h5_get_int(f, NULL, v[a].name, &found));
-        GR_CHECK(found == v[a].v, GR_ERR_INPUT, "%s: %s is %" PRId64 ", expected %" PRId64, path, v[a].name, found, v[a].v);
+        GR_CHECK(found == v[a].v, GR_ERR_INPUT, "%s: %s is %" PRId64 ", expected %" PRId64, path, v[a].name, found,
+                 v[a].v);
     }
     GR_TRY(check_string(f, path, "corpus", s->corpus));
     GR_TRY(check_string(f, path, "teacher", s->teacher));
@@ -133,8 +136,8 @@ out:
 
 /* Ids in the vocabulary; log-probabilities finite, at most 0 and falling; the tail at most 0 or -inf. The loop over one
  * row has no exit, so it vectorises; the first bad position is what the message names. */
-static gr_status check_values(const gr_logits_spec *s, const char *name, int64_t first, int64_t n, const int32_t *id, const float *lp,
-                              const float *tail, gr_status code)
+static gr_status check_values(const gr_logits_spec *s, const char *name, int64_t first, int64_t n, const int32_t *id,
+                              const float *lp, const float *tail, gr_status code)
 {
     gr_status      st = GR_OK;
     const uint32_t vocab = (uint32_t)s->vocab_size;
@@ -149,10 +152,12 @@ static gr_status check_values(const gr_logits_spec *s, const char *name, int64_t
             bad_lp |= !(l[j] >= -INFINITY && fabsf(l[j]) < INFINITY);
         }
         for (int64_t j = 1; j < s->k; j++) bad_lp |= !(l[j] <= l[j - 1]);
-        GR_CHECK(!bad_id, code, "%s: position %" PRId64 ": a token id is not below %" PRId64, name, first + p, s->vocab_size);
-        GR_CHECK(!bad_lp, code, "%s: position %" PRId64 ": log-probabilities are not finite, falling and <= 0", name, first + p);
-        GR_CHECK(tail[p] <= SLACK, code, "%s: position %" PRId64 ": the log of the remaining probability is %g", name, first + p,
-                 (double)tail[p]);
+        GR_CHECK(!bad_id, code, "%s: position %" PRId64 ": a token id is not below %" PRId64, name, first + p,
+                 s->vocab_size);
+        GR_CHECK(!bad_lp, code, "%s: position %" PRId64 ": log-probabilities are not finite, falling and <= 0", name,
+                 first + p);
+        GR_CHECK(tail[p] <= SLACK, code, "%s: position %" PRId64 ": the log of the remaining probability is %g", name,
+                 first + p, (double)tail[p]);
     }
 out:
     return st;
@@ -185,8 +190,8 @@ out:
     return st == GR_OK;
 }
 
-gr_status gr_logits_write(const char *dir, const gr_logits_spec *s, int64_t i, int64_t n, const int32_t *id, const float *lp, const float *tail,
-                          const char *config)
+gr_status gr_logits_write(const char *dir, const gr_logits_spec *s, int64_t i, int64_t n, const int32_t *id,
+                          const float *lp, const float *tail, const char *config)
 {
     gr_status     st = GR_OK;
     gr_h5        *f = NULL;
@@ -195,8 +200,8 @@ gr_status gr_logits_write(const char *dir, const gr_logits_spec *s, int64_t i, i
     const int64_t dim[] = {n, s->k};
 
     GR_TRY(check_spec(s, dir, GR_ERR_ARG));
-    GR_CHECK(i >= 0 && i < gr_logits_files(s) && n == positions_of(s, i), GR_ERR_ARG, "%s: file %" PRId64 " with %" PRId64 " positions", dir,
-             i, n);
+    GR_CHECK(i >= 0 && i < gr_logits_files(s) && n == positions_of(s, i), GR_ERR_ARG,
+             "%s: file %" PRId64 " with %" PRId64 " positions", dir, i, n);
     GR_TRY(file_path(path, dir, i));
     GR_TRY(check_values(s, path, i * s->span, n, id, lp, tail, GR_ERR_NUMERIC));
     GR_TRY(gr_alloc(&half, (uint64_t)(n * s->k), sizeof *half, "log-probabilities"));
@@ -225,7 +230,8 @@ static gr_status list_seals(const char *dir, const gr_logits_spec *s, json_t *li
 
     for (int64_t i = 0; i < gr_logits_files(s); i++) {
         GR_TRY(file_path(path, dir, i));
-        GR_TRY(gr_seal_read(path, KIND, &seal)); /* content was checked when it was written, and will be when it is opened */
+        GR_TRY(gr_seal_read(path, KIND,
+                            &seal)); /* content was checked when it was written, and will be when it is opened */
         GR_TRY(gr_h5_open_known(&f, path, KIND, seal.id));
         GR_TRY(check_file(f, path, s, i));
         GR_CHECK(!json_array_append_new(list, json_string(seal.id)), GR_ERR_NOMEM, "%s: list of seals", dir);
@@ -245,9 +251,10 @@ gr_status gr_logits_publish(const char *dir, const gr_logits_spec *s, const char
 
     GR_TRY(check_spec(s, dir, GR_ERR_ARG));
     GR_TRY(list_seals(dir, s, seals));
-    tree = json_pack("{si ss sI sI sI sI sI ss ss ss sO}", "format", FORMAT, "kind", KIND, "k", (json_int_t)s->k, "context",
-                     (json_int_t)s->context, "span", (json_int_t)s->span, "tokens", (json_int_t)s->tokens, "vocab_size",
-                     (json_int_t)s->vocab_size, "corpus", s->corpus, "teacher", s->teacher, "config", config ? config : "", "files", seals);
+    tree = json_pack("{si ss sI sI sI sI sI ss ss ss sO}", "format", FORMAT, "kind", KIND, "k", (json_int_t)s->k,
+                     "context", (json_int_t)s->context, "span", (json_int_t)s->span, "tokens", (json_int_t)s->tokens,
+                     "vocab_size", (json_int_t)s->vocab_size, "corpus", s->corpus, "teacher", s->teacher, "config",
+                     config ? config : "", "files", seals);
     GR_CHECK(tree, GR_ERR_ARG, "%s: corpus, teacher or configuration is not UTF-8", dir);
     GR_TRY(gr_json_seal(tree, &text, &n));
     GR_TRY(gr_path(path, "%s/index.json", dir));
@@ -263,9 +270,9 @@ out:
 
 struct gr_logits {
     gr_logits_spec spec;
-    char          (*seal)[17]; /* [files] */
-    gr_h5_pool     pool;
-    char           dir[GR_PATH_MAX];
+    char (*seal)[17]; /* [files] */
+    gr_h5_pool pool;
+    char       dir[GR_PATH_MAX];
 };
 
 static gr_status copy_string(const json_t *tree, const char *name, const char *key, char *dst, size_t room)
@@ -289,7 +296,8 @@ static gr_status read_spec(gr_logits_spec *s, const json_t *tree, const char *na
     GR_TRY(gr_json_get_int(tree, name, "format", FORMAT, FORMAT, &format));
     GR_TRY(copy_string(tree, name, "kind", kind, sizeof kind));
     GR_CHECK(!strcmp(kind, KIND), GR_ERR_INPUT, "%s: kind \"%s\", expected \"%s\"", name, kind, KIND);
-    GR_CHECK(json_object_size(tree) == N_KEYS, GR_ERR_INPUT, "%s: %zu members, expected %d", name, json_object_size(tree), N_KEYS);
+    GR_CHECK(json_object_size(tree) == N_KEYS, GR_ERR_INPUT, "%s: %zu members, expected %d", name,
+             json_object_size(tree), N_KEYS);
     GR_TRY(gr_json_get_int(tree, name, "k", 1, INT32_MAX, &s->k));
     GR_TRY(gr_json_get_int(tree, name, "context", 1, INT64_MAX, &s->context));
     GR_TRY(gr_json_get_int(tree, name, "span", 1, INT64_MAX, &s->span));
@@ -311,11 +319,13 @@ static gr_status read_index(gr_logits *l, const char *text, uint64_t n, const ch
     GR_TRY(read_spec(&l->spec, tree, name));
     files = json_object_get(tree, "files");
     GR_CHECK(json_is_array(files) && json_array_size(files) == (size_t)gr_logits_files(&l->spec), GR_ERR_INPUT,
-             "%s: files: %zu are listed, %" PRId64 " are needed", name, json_array_size(files), gr_logits_files(&l->spec));
+             "%s: files: %zu are listed, %" PRId64 " are needed", name, json_array_size(files),
+             gr_logits_files(&l->spec));
     GR_TRY(gr_alloc(&l->seal, json_array_size(files), sizeof *l->seal, "seals of files"));
     for (size_t i = 0; i < json_array_size(files); i++) {
         const char *seal = json_string_value(json_array_get(files, i));
-        GR_CHECK(seal && strlen(seal) == sizeof *l->seal - 1, GR_ERR_INPUT, "%s: files: entry %zu is not a seal", name, i);
+        GR_CHECK(seal && strlen(seal) == sizeof *l->seal - 1, GR_ERR_INPUT, "%s: files: entry %zu is not a seal", name,
+                 i);
         memcpy(l->seal[i], seal, sizeof *l->seal);
     }
 out:
@@ -334,7 +344,8 @@ static gr_status verify_mine(const gr_logits *l, const gr_comm *c)
     for (int64_t i = gr_comm_rank(c); i < n; i += gr_comm_size(c)) {
         GR_TRY(file_path(path, l->dir, i));
         GR_TRY(gr_h5_open(&f, path, KIND));
-        GR_CHECK(!strcmp(gr_h5_seal_of(f), l->seal[i]), GR_ERR_INPUT, "%s: seal %s, the index says %s", path, gr_h5_seal_of(f), l->seal[i]);
+        GR_CHECK(!strcmp(gr_h5_seal_of(f), l->seal[i]), GR_ERR_INPUT, "%s: seal %s, the index says %s", path,
+                 gr_h5_seal_of(f), l->seal[i]);
         GR_TRY(check_file(f, path, &l->spec, i));
         gr_h5_close(&f);
     }
@@ -407,7 +418,8 @@ gr_status gr_logits_read(gr_logits *l, int64_t first, int64_t n, int32_t *id, fl
         GR_TRY(gr_h5_read(f, "id", GR_U32, at, count, id + done * s->k));
         GR_TRY(gr_h5_read_f32(f, "lp", at, count, lp + done * s->k));
         GR_TRY(gr_h5_read_f32(f, "tail", at, count, tail + done));
-        GR_TRY(check_values(s, path, first + done, count, id + done * s->k, lp + done * s->k, tail + done, GR_ERR_INPUT));
+        GR_TRY(
+            check_values(s, path, first + done, count, id + done * s->k, lp + done * s->k, tail + done, GR_ERR_INPUT));
     }
 out:
     return st;

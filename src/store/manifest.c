@@ -38,8 +38,8 @@ static gr_status read_shards(gr_manifest *m, const json_t *list, const char *nam
     const char *file;
     int64_t     bytes;
 
-    GR_CHECK(json_is_array(list) && json_array_size(list) <= GR_MAX_SHARDS, GR_ERR_INPUT, "%s: shards: not a list of at most %d", name,
-             GR_MAX_SHARDS);
+    GR_CHECK(json_is_array(list) && json_array_size(list) <= GR_MAX_SHARDS, GR_ERR_INPUT,
+             "%s: shards: not a list of at most %d", name, GR_MAX_SHARDS);
     m->n_shard = (int64_t)json_array_size(list);
     GR_TRY(gr_alloc(&m->shard, (uint64_t)m->n_shard, sizeof *m->shard, "list of shards"));
     for (int64_t i = 0; i < m->n_shard; i++) {
@@ -48,7 +48,8 @@ static gr_status read_shards(gr_manifest *m, const json_t *list, const char *nam
 
         gr_shard_name(expected, i, m->n_shard);
         GR_TRY(gr_json_get_str(v, name, "file", &file));
-        GR_CHECK(!strcmp(file, expected), GR_ERR_INPUT, "%s: shard %" PRId64 " is \"%.60s\", expected \"%s\"", name, i, file, expected);
+        GR_CHECK(!strcmp(file, expected), GR_ERR_INPUT, "%s: shard %" PRId64 " is \"%.60s\", expected \"%s\"", name, i,
+                 file, expected);
         GR_TRY(gr_json_get_int(v, name, "bytes", GR_SEAL_BYTES + 1, INT64_MAX, &bytes));
         GR_CHECK(read_crc(json_object_get(v, "crc32c"), &s->crc) && json_object_size(v) == N_SHARD_KEYS, GR_ERR_INPUT,
                  "%s: shard %" PRId64 ": crc32c is not 8 hex digits, or there is another member", name, i);
@@ -69,21 +70,22 @@ static gr_status read_tensor(gr_manifest_tensor *t, const json_t *v, const char 
     int           found = -1;
 
     GR_TRY(gr_json_get_str(v, name, "name", &t->name));
-    GR_CHECK(*t->name && strlen(t->name) <= GR_TENSOR_NAME && !strpbrk(t->name, "/@"), GR_ERR_INPUT, "%s: \"%.60s\" is no tensor's name",
-             name, t->name);
+    GR_CHECK(*t->name && strlen(t->name) <= GR_TENSOR_NAME && !strpbrk(t->name, "/@"), GR_ERR_INPUT,
+             "%s: \"%.60s\" is no tensor's name", name, t->name);
     GR_TRY(gr_json_get_str(v, name, "dtype", &dtype));
     for (int d = 0; d <= GR_U16; d++)
         if (!strcmp(dtype, gr_dtype_name((gr_dtype)d))) found = d;
     GR_CHECK(found >= 0, GR_ERR_INPUT, "%s: tensor \"%s\": unknown type \"%.20s\"", name, t->name, dtype);
     t->dtype = (gr_dtype)found;
-    GR_CHECK(json_is_array(shape) && json_array_size(shape) <= GR_MAX_DIM && json_object_size(v) == N_TENSOR_KEYS, GR_ERR_INPUT,
-             "%s: tensor \"%s\": shape is not a list of at most %d, or there is another member", name, t->name, GR_MAX_DIM);
+    GR_CHECK(json_is_array(shape) && json_array_size(shape) <= GR_MAX_DIM && json_object_size(v) == N_TENSOR_KEYS,
+             GR_ERR_INPUT, "%s: tensor \"%s\": shape is not a list of at most %d, or there is another member", name,
+             t->name, GR_MAX_DIM);
     t->rank = (int)json_array_size(shape);
     bytes = gr_dtype_size(t->dtype);
     for (int d = 0; d < GR_MAX_DIM; d++) {
         t->dim[d] = d < t->rank ? json_integer_value(json_array_get(shape, (size_t)d)) : 1;
-        GR_CHECK(t->dim[d] > 0 && !__builtin_mul_overflow(bytes, t->dim[d], &bytes), GR_ERR_INPUT, "%s: tensor \"%s\": impossible shape",
-                 name, t->name);
+        GR_CHECK(t->dim[d] > 0 && !__builtin_mul_overflow(bytes, t->dim[d], &bytes), GR_ERR_INPUT,
+                 "%s: tensor \"%s\": impossible shape", name, t->name);
     }
 out:
     return st;
@@ -106,21 +108,24 @@ static gr_status read_pieces(gr_manifest *m, gr_manifest_tensor *t, const json_t
         const json_t      *v = json_array_get(list, i);
         gr_manifest_piece *p = &m->piece[m->n_piece++];
 
-        GR_CHECK(json_array_size(v) == N_PIECE && json_is_integer(json_array_get(v, 0)) && json_is_integer(json_array_get(v, 1)) &&
-                     json_is_integer(json_array_get(v, 2)) && read_crc(json_array_get(v, 3), &p->crc),
+        GR_CHECK(json_array_size(v) == N_PIECE && json_is_integer(json_array_get(v, 0)) &&
+                     json_is_integer(json_array_get(v, 1)) && json_is_integer(json_array_get(v, 2)) &&
+                     read_crc(json_array_get(v, 3), &p->crc),
                  GR_ERR_INPUT, "%s: tensor \"%s\": piece %zu is not [shard, first, count, crc32c]", name, t->name, i);
         p->shard = json_integer_value(json_array_get(v, 0));
         p->first = json_integer_value(json_array_get(v, 1));
         p->count = json_integer_value(json_array_get(v, 2));
-        GR_CHECK(p->shard >= 0 && p->shard < m->n_shard, GR_ERR_INPUT, "%s: tensor \"%s\": shard %" PRId64 " of %" PRId64, name, t->name,
-                 p->shard, m->n_shard);
+        GR_CHECK(p->shard >= 0 && p->shard < m->n_shard, GR_ERR_INPUT,
+                 "%s: tensor \"%s\": shard %" PRId64 " of %" PRId64, name, t->name, p->shard, m->n_shard);
         GR_CHECK(p->first == at, GR_ERR_INPUT, "%s: tensor \"%s\": rows from %" PRId64 " on are %s", name, t->name,
                  p->first < at ? p->first : at, p->first < at ? "there twice" : "missing");
-        GR_CHECK(p->count > 0 && p->count <= t->dim[0] - at, GR_ERR_INPUT, "%s: tensor \"%s\": %" PRId64 " rows at %" PRId64 " of %" PRId64,
-                 name, t->name, p->count, at, t->dim[0]);
+        GR_CHECK(p->count > 0 && p->count <= t->dim[0] - at, GR_ERR_INPUT,
+                 "%s: tensor \"%s\": %" PRId64 " rows at %" PRId64 " of %" PRId64, name, t->name, p->count, at,
+                 t->dim[0]);
         at += p->count;
     }
-    GR_CHECK(at == t->dim[0], GR_ERR_INPUT, "%s: tensor \"%s\": rows from %" PRId64 " on are missing", name, t->name, at);
+    GR_CHECK(at == t->dim[0], GR_ERR_INPUT, "%s: tensor \"%s\": rows from %" PRId64 " on are missing", name, t->name,
+             at);
 out:
     return st;
 }
@@ -136,8 +141,8 @@ static gr_status read_tensors(gr_manifest *m, const json_t *list, const char *na
         const json_t *v = json_array_get(list, (size_t)i);
 
         GR_TRY(read_tensor(&m->tensor[i], v, name));
-        GR_CHECK(i == 0 || strcmp(m->tensor[i - 1].name, m->tensor[i].name) < 0, GR_ERR_INPUT, "%s: tensor \"%s\" is out of order", name,
-                 m->tensor[i].name);
+        GR_CHECK(i == 0 || strcmp(m->tensor[i - 1].name, m->tensor[i].name) < 0, GR_ERR_INPUT,
+                 "%s: tensor \"%s\" is out of order", name, m->tensor[i].name);
         GR_TRY(read_pieces(m, &m->tensor[i], json_object_get(v, "pieces"), name));
     }
 out:
@@ -154,7 +159,8 @@ gr_status gr_manifest_parse(gr_manifest **out, const char *text, uint64_t n, con
     GR_TRY(gr_alloc(&m, 1, sizeof *m, "manifest"));
     GR_TRY(gr_json_unseal(text, n, name, &m->tree));
     GR_TRY(gr_json_get_int(m->tree, name, "format", FORMAT, FORMAT, &format));
-    GR_CHECK(json_object_size(m->tree) == N_KEYS, GR_ERR_INPUT, "%s: %zu members, expected %d", name, json_object_size(m->tree), N_KEYS);
+    GR_CHECK(json_object_size(m->tree) == N_KEYS, GR_ERR_INPUT, "%s: %zu members, expected %d", name,
+             json_object_size(m->tree), N_KEYS);
     GR_TRY(gr_json_get_int(m->tree, name, "step", 0, INT64_MAX, &m->step));
     GR_TRY(gr_json_get_str(m->tree, name, "attempt", &attempt));
     GR_TRY(gr_json_get_int(m->tree, name, "world", 1, MAX_WORLD, &m->world));
@@ -267,8 +273,9 @@ static json_t *shard_list(const gr_seal *shard, int64_t n)
 
     for (int64_t i = 0; i < n && !bad; i++) {
         gr_shard_name(file, i, n);
-        bad = json_array_append_new(list, json_pack("{ss sI so}", "file", file, "bytes", (json_int_t)(shard[i].bytes + GR_SEAL_BYTES),
-                                                    "crc32c", crc_text(shard[i].crc)));
+        bad = json_array_append_new(list, json_pack("{ss sI so}", "file", file, "bytes",
+                                                    (json_int_t)(shard[i].bytes + GR_SEAL_BYTES), "crc32c",
+                                                    crc_text(shard[i].crc)));
     }
     if (!bad) return list;
     json_decref(list);
@@ -285,8 +292,8 @@ static json_t *tensor_object(const entry *e)
         json_decref(shape);
         return NULL;
     }
-    return json_pack("{ss% ss so s[]}", "name", e->name, (size_t)e->r.n_name, "dtype", gr_dtype_name((gr_dtype)e->r.dtype), "shape", shape,
-                     "pieces");
+    return json_pack("{ss% ss so s[]}", "name", e->name, (size_t)e->r.n_name, "dtype",
+                     gr_dtype_name((gr_dtype)e->r.dtype), "shape", shape, "pieces");
 }
 
 /* GR_ERR_ARG: two ranks disagree about a tensor, or its name is not UTF-8. */
@@ -299,15 +306,15 @@ static gr_status tensor_list(const entry *e, int64_t n, json_t **out)
     for (int64_t i = 0; i < n; i++) {
         if (i == 0 || !same_name(&e[i - 1], &e[i])) {
             tensor = tensor_object(&e[i]);
-            GR_CHECK(!json_array_append_new(list, tensor), GR_ERR_ARG, "tensor \"%.*s\": the name is not UTF-8", (int)e[i].r.n_name,
-                     e[i].name);
+            GR_CHECK(!json_array_append_new(list, tensor), GR_ERR_ARG, "tensor \"%.*s\": the name is not UTF-8",
+                     (int)e[i].r.n_name, e[i].name);
         } else {
-            GR_CHECK(same_tensor(&e[i - 1], &e[i]), GR_ERR_ARG, "tensor \"%.*s\": pieces of different type or shape", (int)e[i].r.n_name,
-                     e[i].name);
+            GR_CHECK(same_tensor(&e[i - 1], &e[i]), GR_ERR_ARG, "tensor \"%.*s\": pieces of different type or shape",
+                     (int)e[i].r.n_name, e[i].name);
         }
         GR_CHECK(!json_array_append_new(json_object_get(tensor, "pieces"),
-                                        json_pack("[IIIo]", (json_int_t)e[i].r.shard, (json_int_t)e[i].r.first, (json_int_t)e[i].r.count,
-                                                  crc_text(e[i].r.crc))),
+                                        json_pack("[IIIo]", (json_int_t)e[i].r.shard, (json_int_t)e[i].r.first,
+                                                  (json_int_t)e[i].r.count, crc_text(e[i].r.crc))),
                  GR_ERR_NOMEM, "manifest");
     }
     *out = list;
@@ -317,8 +324,8 @@ out:
     return st;
 }
 
-gr_status gr_manifest_compose(char **out, uint64_t *out_n, int64_t step, const char *attempt, int64_t world, const gr_seal *shard,
-                              int64_t n_shard, const char *records, int64_t n, const char *meta)
+gr_status gr_manifest_compose(char **out, uint64_t *out_n, int64_t step, const char *attempt, int64_t world,
+                              const gr_seal *shard, int64_t n_shard, const char *records, int64_t n, const char *meta)
 {
     gr_status    st = GR_OK;
     entry       *e = NULL;
@@ -332,8 +339,8 @@ gr_status gr_manifest_compose(char **out, uint64_t *out_n, int64_t step, const c
         GR_FAIL(GR_ERR_ARG, "meta is not a JSON object");
     GR_TRY(list_entries(records, n, &e, &n_entry));
     GR_TRY(tensor_list(e, n_entry, &tensors));
-    tree = json_pack("{si sI ss sI so sO sO}", "format", FORMAT, "step", (json_int_t)step, "attempt", attempt, "world", (json_int_t)world,
-                     "shards", shard_list(shard, n_shard), "tensors", tensors, "meta", meta_tree);
+    tree = json_pack("{si sI ss sI so sO sO}", "format", FORMAT, "step", (json_int_t)step, "attempt", attempt, "world",
+                     (json_int_t)world, "shards", shard_list(shard, n_shard), "tensors", tensors, "meta", meta_tree);
     GR_CHECK(tree, GR_ERR_NOMEM, "manifest");
     GR_TRY(gr_json_seal(tree, &text, &n_text));
     if (gr_manifest_parse(&check, text, n_text, "the manifest to be written") != GR_OK)

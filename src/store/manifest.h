@@ -6,8 +6,8 @@
  *      "meta":    {...},
  *      "crc32c":  "8 hex"}                                                              (store/json_seal.h)
  *
- * Tensors are sorted by name, pieces by first row. A shard's crc32c is the one of its seal, a piece's that of its bytes.
- * In its shard a piece is the dataset NAME when it is the whole tensor, NAME@FIRST otherwise.
+ * Tensors are sorted by name, pieces by first row. A shard's crc32c is the one of its seal, a piece's that of its
+ * bytes. In its shard a piece is the dataset NAME when it is the whole tensor, NAME@FIRST otherwise.
  */
 #ifndef GR_STORE_MANIFEST_H
 #define GR_STORE_MANIFEST_H
@@ -71,9 +71,10 @@ typedef struct gr_piece_record {
 } gr_piece_record;
 
 /** Rank 0: the text of a manifest from the records of all ranks (n bytes), which may come in any order. It is parsed
- * again before it is returned. GR_ERR_ARG: the pieces do not cover every tensor exactly once, or `meta` is no JSON object. */
-gr_status gr_manifest_compose(char **text, uint64_t *n_text, int64_t step, const char *attempt, int64_t world, const gr_seal *shard,
-                              int64_t n_shard, const char *records, int64_t n, const char *meta);
+ * again before it is returned. GR_ERR_ARG: the pieces do not cover every tensor exactly once, or `meta` is no JSON
+ * object. */
+gr_status gr_manifest_compose(char **text, uint64_t *n_text, int64_t step, const char *attempt, int64_t world,
+                              const gr_seal *shard, int64_t n_shard, const char *records, int64_t n, const char *meta);
 
 GR_C_END
 #endif

@@ -58,14 +58,17 @@ static gr_status shape_parse(const char *path, const json_t *shape, entry *e)
 
     e->rank = (int)json_array_size(shape);
     for (i = 0; i < GR_MAX_DIM; i++) e->dim[i] = 1;
-    json_array_foreach(shape, i, item) {
+    json_array_foreach(shape, i, item)
+    {
         const int64_t d = json_is_integer(item) ? json_integer_value(item) : -1;
         GR_CHECK(d >= 0, GR_ERR_INPUT, "%s: tensor \"%s\": shape[%zu] is not a size", path, e->name, i);
-        GR_CHECK(!__builtin_mul_overflow(bits, (uint64_t)d, &bits), GR_ERR_INPUT, "%s: tensor \"%s\": shape overflows", path, e->name);
+        GR_CHECK(!__builtin_mul_overflow(bits, (uint64_t)d, &bits), GR_ERR_INPUT, "%s: tensor \"%s\": shape overflows",
+                 path, e->name);
         if (i < GR_MAX_DIM) e->dim[i] = d;
     }
     GR_CHECK(bits % 8 == 0 && bits / 8 == e->end - e->begin, GR_ERR_INPUT,
-             "%s: tensor \"%s\": its shape needs %" PRIu64 " bytes, data_offsets give %" PRIu64, path, e->name, bits / 8, e->end - e->begin);
+             "%s: tensor \"%s\": its shape needs %" PRIu64 " bytes, data_offsets give %" PRIu64, path, e->name,
+             bits / 8, e->end - e->begin);
 out:
     return st;
 }
@@ -77,14 +80,16 @@ static gr_status entry_parse(const char *path, const char *name, const json_t *v
     const json_t *begin = json_array_get(offsets, 0), *end = json_array_get(offsets, 1);
     const char   *dtype = json_string_value(json_object_get(v, "dtype"));
 
-    GR_CHECK(*name && strlen(name) <= LIMIT_NAME, GR_ERR_INPUT, "%s: tensor \"%.40s...\": names have 1 to %d bytes", path, name, LIMIT_NAME);
+    GR_CHECK(*name && strlen(name) <= LIMIT_NAME, GR_ERR_INPUT, "%s: tensor \"%.40s...\": names have 1 to %d bytes",
+             path, name, LIMIT_NAME);
     for (const char *p = name; *p; p++)
         GR_CHECK((unsigned char)*p >= 0x20, GR_ERR_INPUT, "%s: a tensor name with a control character", path);
-    GR_CHECK(json_object_size(v) == 3 && dtype && json_is_array(shape) && json_array_size(offsets) == 2 && json_is_integer(begin) &&
-                 json_is_integer(end),
-             GR_ERR_INPUT, "%s: tensor \"%s\": expected {dtype: string, shape: [sizes], data_offsets: [begin, end]}", path, name);
-    GR_CHECK(json_array_size(shape) <= INT32_MAX && json_integer_value(begin) >= 0 && json_integer_value(begin) <= json_integer_value(end) &&
-                 (uint64_t)json_integer_value(end) <= n_data,
+    GR_CHECK(json_object_size(v) == 3 && dtype && json_is_array(shape) && json_array_size(offsets) == 2 &&
+                 json_is_integer(begin) && json_is_integer(end),
+             GR_ERR_INPUT, "%s: tensor \"%s\": expected {dtype: string, shape: [sizes], data_offsets: [begin, end]}",
+             path, name);
+    GR_CHECK(json_array_size(shape) <= INT32_MAX && json_integer_value(begin) >= 0 &&
+                 json_integer_value(begin) <= json_integer_value(end) && (uint64_t)json_integer_value(end) <= n_data,
              GR_ERR_INPUT, "%s: tensor \"%s\": data_offsets %lld to %lld of %" PRIu64 " bytes", path, name,
              (long long)json_integer_value(begin), (long long)json_integer_value(end), n_data);
     e->name = name;
@@ -126,11 +131,14 @@ static gr_status tiling_check(const char *path, entry *e, int64_t n, uint64_t n_
 
     if (n) qsort(e, (size_t)n, sizeof *e, by_place);
     for (int64_t i = 0; i < n; i++) {
-        GR_CHECK(e[i].begin == at, GR_ERR_INPUT, "%s: tensor \"%s\": begins at byte %" PRIu64 " of the data, %s at %" PRIu64, path, e[i].name,
-                 e[i].begin, e[i].begin < at ? "overlaps the one that ends" : "leaves a gap from the one that ends", at);
+        GR_CHECK(e[i].begin == at, GR_ERR_INPUT,
+                 "%s: tensor \"%s\": begins at byte %" PRIu64 " of the data, %s at %" PRIu64, path, e[i].name,
+                 e[i].begin, e[i].begin < at ? "overlaps the one that ends" : "leaves a gap from the one that ends",
+                 at);
         at = e[i].end;
     }
-    GR_CHECK(at == n_data, GR_ERR_INPUT, "%s: %" PRIu64 " bytes of data, the header accounts for %" PRIu64, path, n_data, at);
+    GR_CHECK(at == n_data, GR_ERR_INPUT, "%s: %" PRIu64 " bytes of data, the header accounts for %" PRIu64, path,
+             n_data, at);
 out:
     return st;
 }
@@ -146,8 +154,9 @@ static gr_status header_read(file *f, uint64_t size, uint64_t *n_data)
     GR_TRY(gr_pread_all(f->fd, le, sizeof le, 0, f->path));
     for (int i = 7; i >= 0; i--) n = n << 8 | le[i];
     GR_CHECK(n >= 2 && n <= LIMIT_HEADER && n <= size - sizeof le, GR_ERR_INPUT,
-             "%s: header of %" PRIu64 " bytes in a file of %" PRIu64 " (at most %d are read): not a safetensors file, or truncated", f->path, n,
-             size, LIMIT_HEADER);
+             "%s: header of %" PRIu64 " bytes in a file of %" PRIu64
+             " (at most %d are read): not a safetensors file, or truncated",
+             f->path, n, size, LIMIT_HEADER);
     GR_TRY(gr_alloc(&text, n, 1, f->path));
     GR_TRY(gr_pread_all(f->fd, text, n, sizeof le, f->path));
     GR_CHECK(*text == '{', GR_ERR_INPUT, "%s: the header does not start with {", f->path);
@@ -179,7 +188,8 @@ static gr_status file_add(gr_st *s, const char *path)
     room = s->n_entry + (int64_t)json_object_size(f->header);
     GR_CHECK(room <= LIMIT_TENSORS, GR_ERR_INPUT, "%s: more than %d tensors", path, LIMIT_TENSORS);
     GR_TRY(gr_realloc(&s->entry, (uint64_t)room, sizeof *s->entry, "tensor table"));
-    json_object_foreach(f->header, key, v) {
+    json_object_foreach(f->header, key, v)
+    {
         if (!strcmp(key, "__metadata__")) {
             GR_TRY(metadata_check(path, v));
             continue;
@@ -214,8 +224,8 @@ static gr_status names_sort(gr_st *s)
 
     if (s->n_entry) qsort(e, (size_t)s->n_entry, sizeof *e, by_name);
     for (int64_t i = 1; i < s->n_entry; i++)
-        GR_CHECK(strcmp(e[i - 1].name, e[i].name) != 0, GR_ERR_INPUT, "%s: tensor \"%s\" is also in %s", s->file[e[i].i_file].path, e[i].name,
-                 s->file[e[i - 1].i_file].path);
+        GR_CHECK(strcmp(e[i - 1].name, e[i].name) != 0, GR_ERR_INPUT, "%s: tensor \"%s\" is also in %s",
+                 s->file[e[i].i_file].path, e[i].name, s->file[e[i - 1].i_file].path);
 out:
     return st;
 }
@@ -258,9 +268,11 @@ static gr_status index_open(gr_st *s, const char *dir, const char *index, json_t
     size_t       i = 0;
     json_t      *v;
 
-    GR_CHECK(n > 0 && n <= LIMIT_TENSORS, GR_ERR_INPUT, "%s: weight_map must be an object of 1 to %d tensors", index, LIMIT_TENSORS);
+    GR_CHECK(n > 0 && n <= LIMIT_TENSORS, GR_ERR_INPUT, "%s: weight_map must be an object of 1 to %d tensors", index,
+             LIMIT_TENSORS);
     GR_TRY(gr_alloc(&name, n, sizeof *name, "file names"));
-    json_object_foreach(map, key, v) {
+    json_object_foreach(map, key, v)
+    {
         GR_CHECK(json_is_string(v) && plain_file_name(json_string_value(v)), GR_ERR_INPUT,
                  "%s: weight_map: \"%.60s\": not the name of a file in this directory", index, key);
         name[i++] = json_string_value(v);
@@ -272,11 +284,12 @@ static gr_status index_open(gr_st *s, const char *dir, const char *index, json_t
         GR_TRY(file_add(s, path));
     }
     GR_TRY(names_sort(s));
-    json_object_foreach(map, key, v) {
+    json_object_foreach(map, key, v)
+    {
         const entry *e = look_up(s, key);
         GR_TRY(gr_path(path, "%s/%s", dir, json_string_value(v)));
-        GR_CHECK(e && !strcmp(s->file[e->i_file].path, path), GR_ERR_INPUT, "%s: tensor \"%.200s\" is not in %s", index, key,
-                 json_string_value(v));
+        GR_CHECK(e && !strcmp(s->file[e->i_file].path, path), GR_ERR_INPUT, "%s: tensor \"%.200s\" is not in %s", index,
+                 key, json_string_value(v));
     }
 out:
     gr_free(&name);
@@ -341,13 +354,17 @@ static gr_status find(const gr_st *s, const char *name, gr_st_info *info, const 
     gr_status    st = GR_OK;
     const entry *e = look_up(s, name);
 
-    GR_CHECK(e, GR_ERR_INPUT, "%s%s: no tensor \"%s\"", s->file[0].path, s->n_file > 1 ? " and the other files" : "", name);
+    GR_CHECK(e, GR_ERR_INPUT, "%s%s: no tensor \"%s\"", s->file[0].path, s->n_file > 1 ? " and the other files" : "",
+             name);
     *f = &s->file[e->i_file];
-    GR_CHECK(type_of[e->type].readable, GR_ERR_INPUT, "%s: tensor \"%s\": dtype %s, expected F32, BF16 or F16", (*f)->path, name,
-             type_of[e->type].name);
-    GR_CHECK(e->rank <= GR_MAX_DIM, GR_ERR_INPUT, "%s: tensor \"%s\": %d dimensions, at most %d are read", (*f)->path, name, e->rank,
-             GR_MAX_DIM);
-    *info = (gr_st_info){.file = (*f)->path, .dtype = type_of[e->type].dtype, .rank = e->rank, .offset = (*f)->data + e->begin,
+    GR_CHECK(type_of[e->type].readable, GR_ERR_INPUT, "%s: tensor \"%s\": dtype %s, expected F32, BF16 or F16",
+             (*f)->path, name, type_of[e->type].name);
+    GR_CHECK(e->rank <= GR_MAX_DIM, GR_ERR_INPUT, "%s: tensor \"%s\": %d dimensions, at most %d are read", (*f)->path,
+             name, e->rank, GR_MAX_DIM);
+    *info = (gr_st_info){.file = (*f)->path,
+                         .dtype = type_of[e->type].dtype,
+                         .rank = e->rank,
+                         .offset = (*f)->data + e->begin,
                          .bytes = e->end - e->begin};
     memcpy(info->dim, e->dim, sizeof e->dim);
 out:
@@ -372,7 +389,8 @@ static gr_status rows_read(const gr_st *s, const char *name, int64_t first, int6
 
     GR_TRY(find(s, name, &t, &f));
     GR_CHECK(first >= 0 && count >= 0 && first <= t.dim[0] && count <= t.dim[0] - first, GR_ERR_ARG,
-             "%s: tensor \"%s\": %" PRId64 " rows from %" PRId64 " on, of %" PRId64, t.file, name, count, first, t.dim[0]);
+             "%s: tensor \"%s\": %" PRId64 " rows from %" PRId64 " on, of %" PRId64, t.file, name, count, first,
+             t.dim[0]);
     if (count == 0 || t.bytes == 0) goto out;
     row = t.bytes / (uint64_t)t.dim[0];
     n = (uint64_t)count * row;

@@ -52,7 +52,8 @@ static gr_status place_set(place *p, const gr_st_spec *spec)
 
     GR_CHECK(*spec->name && strlen(spec->name) <= LIMIT_NAME && strcmp(spec->name, "__metadata__") != 0, GR_ERR_ARG,
              "safetensors: tensor name \"%.60s\"", spec->name);
-    GR_CHECK(spec->rank >= 0 && spec->rank <= GR_MAX_DIM, GR_ERR_ARG, "safetensors: tensor \"%s\": rank %d", spec->name, spec->rank);
+    GR_CHECK(spec->rank >= 0 && spec->rank <= GR_MAX_DIM, GR_ERR_ARG, "safetensors: tensor \"%s\": rank %d", spec->name,
+             spec->rank);
     for (int i = 0; i < spec->rank; i++)
         GR_CHECK(spec->dim[i] >= 0 && !__builtin_mul_overflow(n, (uint64_t)spec->dim[i], &n), GR_ERR_ARG,
                  "safetensors: tensor \"%s\": impossible shape", spec->name);
@@ -70,8 +71,8 @@ static json_t *place_json(const place *p)
     json_t *shape = json_array();
 
     for (int i = 0; i < p->rank; i++) json_array_append_new(shape, json_integer(p->dim[i]));
-    return json_pack("{s:s, s:o, s:[I, I]}", "dtype", type_name(p->dtype), "shape", shape, "data_offsets", (json_int_t)p->begin,
-                     (json_int_t)(p->begin + p->bytes));
+    return json_pack("{s:s, s:o, s:[I, I]}", "dtype", type_name(p->dtype), "shape", shape, "data_offsets",
+                     (json_int_t)p->begin, (json_int_t)(p->begin + p->bytes));
 }
 
 /* Keys in the order of the data, after the metadata that the transformers library wants to see. */
@@ -88,8 +89,8 @@ static gr_status header_make(gr_st_plan *p)
     GR_TRY(gr_json_dump(tree, 0, &text));
     n = strlen(text);
     p->n_header = ALIGN + (n + ALIGN - 1) / ALIGN * ALIGN;
-    GR_CHECK(p->n_header <= LIMIT_HEADER, GR_ERR_ARG, "safetensors: header of %" PRIu64 " bytes, at most %d can be read", p->n_header,
-             LIMIT_HEADER);
+    GR_CHECK(p->n_header <= LIMIT_HEADER, GR_ERR_ARG,
+             "safetensors: header of %" PRIu64 " bytes, at most %d can be read", p->n_header, LIMIT_HEADER);
     GR_TRY(gr_alloc(&p->header, p->n_header, 1, "safetensors header"));
     memset(p->header, ' ', p->n_header);
     for (int i = 0; i < 8; i++) p->header[i] = (char)((p->n_header - ALIGN) >> 8 * i);
@@ -114,13 +115,14 @@ gr_status gr_st_plan_open(gr_st_plan **out, const gr_st_spec *spec, int64_t n)
     qsort(p->place, (size_t)n, sizeof *p->place, by_width);
     for (int64_t i = 0; i < n; i++) {
         p->place[i].begin = p->n_data;
-        GR_CHECK(!__builtin_add_overflow(p->n_data, p->place[i].bytes, &p->n_data) && p->n_data < INT64_MAX / 2, GR_ERR_ARG,
-                 "safetensors: the tensors together are too large");
+        GR_CHECK(!__builtin_add_overflow(p->n_data, p->place[i].bytes, &p->n_data) && p->n_data < INT64_MAX / 2,
+                 GR_ERR_ARG, "safetensors: the tensors together are too large");
     }
     GR_TRY(header_make(p));
     qsort(p->place, (size_t)n, sizeof *p->place, by_name);
     for (int64_t i = 1; i < n; i++)
-        GR_CHECK(strcmp(p->place[i - 1].name, p->place[i].name) != 0, GR_ERR_ARG, "safetensors: tensor \"%s\" twice", p->place[i].name);
+        GR_CHECK(strcmp(p->place[i - 1].name, p->place[i].name) != 0, GR_ERR_ARG, "safetensors: tensor \"%s\" twice",
+                 p->place[i].name);
     *out = p;
     p = NULL;
 out:
@@ -185,8 +187,8 @@ gr_status gr_st_put(const gr_st_plan *p, const char *tmp, const char *name, uint
     int          fd = -1, closed;
 
     GR_CHECK(t, GR_ERR_ARG, "%s: tensor \"%s\" is not in the plan", tmp, name);
-    GR_CHECK(!__builtin_add_overflow(at, n, &end) && end <= t->bytes, GR_ERR_ARG, "%s: tensor \"%s\": %" PRIu64 " bytes from %" PRIu64 " on, of %" PRIu64,
-             tmp, name, n, at, t->bytes);
+    GR_CHECK(!__builtin_add_overflow(at, n, &end) && end <= t->bytes, GR_ERR_ARG,
+             "%s: tensor \"%s\": %" PRIu64 " bytes from %" PRIu64 " on, of %" PRIu64, tmp, name, n, at, t->bytes);
     if (n == 0) goto out;
     fd = open(tmp, O_WRONLY | O_CLOEXEC);
     GR_CHECK(fd >= 0, GR_ERR_IO, "%s: %s", tmp, strerror(errno));
@@ -205,8 +207,8 @@ static gr_status publish(const gr_st_plan *p, const char *tmp, const char *path)
     struct stat sb;
 
     GR_CHECK(!stat(tmp, &sb), GR_ERR_IO, "%s: stat: %s", tmp, strerror(errno));
-    GR_CHECK((uint64_t)sb.st_size == gr_st_plan_bytes(p), GR_ERR_IO, "%s: %lld bytes, planned were %" PRIu64, tmp, (long long)sb.st_size,
-             gr_st_plan_bytes(p));
+    GR_CHECK((uint64_t)sb.st_size == gr_st_plan_bytes(p), GR_ERR_IO, "%s: %lld bytes, planned were %" PRIu64, tmp,
+             (long long)sb.st_size, gr_st_plan_bytes(p));
     GR_TRY(gr_publish(tmp, path));
 out:
     return st;

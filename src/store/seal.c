@@ -37,11 +37,12 @@ static gr_status parse(const char text[GR_SEAL_BYTES], const char *path, gr_seal
     memcpy(line, text, GR_SEAL_BYTES);
     GR_CHECK(sscanf(line, "GRAFT %9u ", &format) == 1, GR_ERR_INPUT, "%s: not a Graft file (no GRAFT header)", path);
     GR_CHECK(format == FORMAT, GR_ERR_INPUT, "%s: format %u, this Graft reads format %d", path, format, FORMAT);
-    GR_CHECK(sscanf(line, "GRAFT %*9u %32[" KIND_CHARS "] bytes=%19" SCNu64 " crc32c=%8" SCNx32, s.kind, &s.bytes, &s.crc) == 3,
+    GR_CHECK(sscanf(line, "GRAFT %*9u %32[" KIND_CHARS "] bytes=%19" SCNu64 " crc32c=%8" SCNx32, s.kind, &s.bytes,
+                    &s.crc) == 3,
              GR_ERR_INPUT, "%s: the GRAFT header is damaged: \"%.80s\"", path, line);
     compose(&s, again);
-    GR_CHECK(!memcmp(text, again, GR_SEAL_BYTES), GR_ERR_INPUT, "%s: the first %d bytes (GRAFT header) are damaged", path,
-             GR_SEAL_BYTES);
+    GR_CHECK(!memcmp(text, again, GR_SEAL_BYTES), GR_ERR_INPUT, "%s: the first %d bytes (GRAFT header) are damaged",
+             path, GR_SEAL_BYTES);
     snprintf(s.id, sizeof s.id, "%08" PRIx32 "%08" PRIx32, (uint32_t)s.bytes, s.crc);
     *out = s;
 out:
@@ -61,8 +62,9 @@ static gr_status seal_open(const char *path, const char *kind, gr_seal *out, int
     GR_TRY(gr_pread_all(file, text, size < GR_SEAL_BYTES ? size : GR_SEAL_BYTES, 0, path));
     GR_TRY(parse(text, path, &s));
     GR_CHECK(!kind || !strcmp(s.kind, kind), GR_ERR_INPUT, "%s: kind \"%s\", expected \"%s\"", path, s.kind, kind);
-    GR_CHECK(size == GR_SEAL_BYTES + s.bytes, GR_ERR_INPUT, "%s: %" PRIu64 " bytes, the header says %" PRIu64 ": %s", path, size,
-             GR_SEAL_BYTES + s.bytes, size < GR_SEAL_BYTES + s.bytes ? "truncated" : "something was appended");
+    GR_CHECK(size == GR_SEAL_BYTES + s.bytes, GR_ERR_INPUT, "%s: %" PRIu64 " bytes, the header says %" PRIu64 ": %s",
+             path, size, GR_SEAL_BYTES + s.bytes,
+             size < GR_SEAL_BYTES + s.bytes ? "truncated" : "something was appended");
     *out = s;
     *fd = file;
     file = -1;
@@ -107,13 +109,15 @@ static gr_status checksum(const gr_comm *c, int fd, const char *path, const gr_s
     gr_share(n_block, gr_comm_rank(c), gr_comm_size(c), &first, &count);
     st = gr_alloc(&block, (uint64_t)n_block, sizeof *block, "block checksums");
     if (st == GR_OK) st = gr_alloc(&data, s->bytes < PIECE ? s->bytes : PIECE, 1, "bytes to check");
-    for (int64_t i = first; st == GR_OK && i < first + count; i++) st = block_crc(fd, path, s, (uint64_t)i, data, &block[i]);
+    for (int64_t i = first; st == GR_OK && i < first + count; i++)
+        st = block_crc(fd, path, s, (uint64_t)i, data, &block[i]);
     GR_TRY(gr_agree(c, st));
 
     gr_sum_i64(c, block, n_block); /* each entry is nonzero on one rank only */
     sum = gr_crc32c(0, text, (size_t)compose(s, text));
     for (int64_t i = 0; i < n_block; i++) {
-        const uint8_t le[4] = {(uint8_t)block[i], (uint8_t)(block[i] >> 8), (uint8_t)(block[i] >> 16), (uint8_t)(block[i] >> 24)};
+        const uint8_t le[4] = {(uint8_t)block[i], (uint8_t)(block[i] >> 8), (uint8_t)(block[i] >> 16),
+                               (uint8_t)(block[i] >> 24)};
         sum = gr_crc32c(sum, le, sizeof le);
     }
     *crc = sum;
@@ -138,13 +142,14 @@ gr_status gr_seal_verify(const gr_comm *c, const char *path, const char *kind, g
     if (rank != 0) {
         st = seal_open(path, kind, &mine, &fd);
         if (st == GR_OK && strcmp(mine.id, root.id) != 0)
-            st = gr_fail(__FILE__, __LINE__, GR_ERR_INPUT, "%s: seal %s here, %s on rank 0: not the same file", path, mine.id, root.id);
+            st = gr_fail(__FILE__, __LINE__, GR_ERR_INPUT, "%s: seal %s here, %s on rank 0: not the same file", path,
+                         mine.id, root.id);
     }
     GR_TRY(gr_agree(c, st));
     GR_TRY(checksum(c, fd, path, &root, &crc));
     if (crc != root.crc && rank == 0)
-        st = gr_fail(__FILE__, __LINE__, GR_ERR_INPUT, "%s: checksum %08" PRIx32 ", expected %08" PRIx32 ": the file is damaged", path,
-                     crc, root.crc);
+        st = gr_fail(__FILE__, __LINE__, GR_ERR_INPUT,
+                     "%s: checksum %08" PRIx32 ", expected %08" PRIx32 ": the file is damaged", path, crc, root.crc);
     GR_TRY(gr_agree(c, st));
     *seal = root;
 out:

@@ -20,7 +20,7 @@ typedef struct gr_seal {
     char     kind[GR_KIND_MAX + 1]; /**< [a-z0-9_-]+                                               */
     uint64_t bytes;                 /**< after the first 512                                       */
     uint32_t crc;
-    char     id[17];                /**< identifies the content: bytes (lower half) and crc in hex */
+    char     id[17]; /**< identifies the content: bytes (lower half) and crc in hex */
 } gr_seal;
 
 /** [collective] Seal the complete file `tmp` and publish it: fsync, checksum, seal, fsync, rename to `path`, fsync of

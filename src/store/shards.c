@@ -16,8 +16,8 @@
 enum {
     FORMAT = 1,
     MAX_SHARDS = 1 << 20,
-    MAX_OPEN = 16,      /* shards a reader keeps open                      */
-    PIECE = 1 << 20     /* rows per read while verifying: stays in a cache */
+    MAX_OPEN = 16,  /* shards a reader keeps open                      */
+    PIECE = 1 << 20 /* rows per read while verifying: stays in a cache */
 };
 
 typedef struct open_shard {
@@ -68,8 +68,8 @@ out:
     return st;
 }
 
-gr_status gr_shard_write(const char *dir, int64_t i, const gr_corpus *corpus, const gr_shard *shard,
-                         const char *config, gr_shard_info *info)
+gr_status gr_shard_write(const char *dir, int64_t i, const gr_corpus *corpus, const gr_shard *shard, const char *config,
+                         gr_shard_info *info)
 {
     const int64_t n_offset = shard->n_doc + 1;
     gr_status     st = GR_OK;
@@ -119,12 +119,13 @@ gr_status gr_shards_publish(const char *dir, const gr_corpus *corpus, const gr_s
     for (int64_t i = 0; i < n_shard; i++) {
         n_token += info[i].n_token;
         n_doc += info[i].n_doc;
-        json_array_append_new(list, json_pack("{s:I, s:I, s:I, s:s}", "tokens", (json_int_t)info[i].n_token, "documents", (json_int_t)info[i].n_doc,
-                                              "content", (json_int_t)info[i].content, "seal", info[i].seal));
+        json_array_append_new(list, json_pack("{s:I, s:I, s:I, s:s}", "tokens", (json_int_t)info[i].n_token,
+                                              "documents", (json_int_t)info[i].n_doc, "content",
+                                              (json_int_t)info[i].content, "seal", info[i].seal));
     }
-    tree = json_pack("{s:s, s:i, s:I, s:s, s:I, s:I, s:I, s:s, s:O}", "kind", "shards", "format", FORMAT, "vocab_size", (json_int_t)corpus->vocab_size,
-                     "tokenizer", corpus->tokenizer, "eos", (json_int_t)corpus->eos, "tokens", (json_int_t)n_token, "documents", (json_int_t)n_doc,
-                     "config", config, "shards", list);
+    tree = json_pack("{s:s, s:i, s:I, s:s, s:I, s:I, s:I, s:s, s:O}", "kind", "shards", "format", FORMAT, "vocab_size",
+                     (json_int_t)corpus->vocab_size, "tokenizer", corpus->tokenizer, "eos", (json_int_t)corpus->eos,
+                     "tokens", (json_int_t)n_token, "documents", (json_int_t)n_doc, "config", config, "shards", list);
     GR_CHECK(tree, GR_ERR_ARG, "%s: an index that cannot be written: is the configuration UTF-8?", dir);
     GR_TRY(gr_json_seal(tree, &text, &n));
     GR_TRY(gr_path(path, "%s/index.json", dir));
@@ -195,10 +196,11 @@ static gr_status read_offsets(gr_h5 *f, const char *path, int64_t n_doc, int64_t
 
     GR_TRY(gr_h5_read(f, "doc_offsets", GR_I64, 0, n_doc + 1, offset));
     GR_CHECK(offset[0] == 0 && offset[n_doc] == n_token, GR_ERR_INPUT,
-             "%s: doc_offsets run from %" PRId64 " to %" PRId64 ", expected 0 to %" PRId64, path, offset[0], offset[n_doc],
-             n_token);
+             "%s: doc_offsets run from %" PRId64 " to %" PRId64 ", expected 0 to %" PRId64, path, offset[0],
+             offset[n_doc], n_token);
     for (int64_t d = 0; d < n_doc; d++)
-        GR_CHECK(offset[d] < offset[d + 1], GR_ERR_INPUT, "%s: doc_offsets do not increase at document %" PRId64, path, d);
+        GR_CHECK(offset[d] < offset[d + 1], GR_ERR_INPUT, "%s: doc_offsets do not increase at document %" PRId64, path,
+                 d);
 out:
     return st;
 }
@@ -222,7 +224,8 @@ static gr_status check_values(gr_h5 *f, const char *path, int64_t n_token, int64
             top = tokens[i] > top ? tokens[i] : top;
             bits |= mask[i];
         }
-        GR_CHECK(top < vocab_size, GR_ERR_INPUT, "%s: token id %" PRIu32 ", expected less than %" PRId64, path, top, vocab_size);
+        GR_CHECK(top < vocab_size, GR_ERR_INPUT, "%s: token id %" PRIu32 ", expected less than %" PRId64, path, top,
+                 vocab_size);
         GR_CHECK(bits <= 1, GR_ERR_INPUT, "%s: loss_mask holds values other than 0 and 1", path);
     }
 out:
@@ -350,8 +353,8 @@ static gr_status read_list(gr_shards *s, const char *path, const json_t *list)
         GR_TRY(gr_json_get_int(v, path, "documents", 0, info->n_token, &info->n_doc));
         GR_TRY(gr_json_get_int(v, path, "content", 0, UINT32_MAX, &info->content));
         GR_TRY(gr_json_get_str(v, path, "seal", &seal));
-        GR_CHECK(is_hex16(seal), GR_ERR_INPUT, "%s: shard %" PRId64 ": seal is \"%.32s\", expected 16 hex digits", path, i,
-                 seal);
+        GR_CHECK(is_hex16(seal), GR_ERR_INPUT, "%s: shard %" PRId64 ": seal is \"%.32s\", expected 16 hex digits", path,
+                 i, seal);
         memcpy(info->seal, seal, 17);
         s->first[i + 1] = s->first[i] + info->n_token; /* 2^20 shards of 2^40: no overflow */
         s->n_doc += info->n_doc;
@@ -377,8 +380,8 @@ static gr_status read_index(gr_shards *s, const char *path, const char *text, ui
     GR_TRY(gr_json_get_int(root, path, "tokens", 0, INT64_MAX, &n_token));
     GR_TRY(gr_json_get_int(root, path, "documents", 0, INT64_MAX, &n_doc));
     GR_CHECK(n_token == s->first[s->n_shard] && n_doc == s->n_doc, GR_ERR_INPUT,
-             "%s: says %" PRId64 " tokens in %" PRId64 " documents, but its shards have %" PRId64 " in %" PRId64, path, n_token,
-             n_doc, s->first[s->n_shard], s->n_doc);
+             "%s: says %" PRId64 " tokens in %" PRId64 " documents, but its shards have %" PRId64 " in %" PRId64, path,
+             n_token, n_doc, s->first[s->n_shard], s->n_doc);
 out:
     json_decref(root);
     return st;
@@ -523,8 +526,10 @@ static int64_t last_at_most(const int64_t *x, int64_t n, int64_t v)
 
     while (lo < hi) {
         const int64_t mid = lo + (hi - lo + 1) / 2;
-        if (x[mid] <= v) lo = mid;
-        else hi = mid - 1;
+        if (x[mid] <= v)
+            lo = mid;
+        else
+            hi = mid - 1;
     }
     return lo;
 }
@@ -539,7 +544,8 @@ static void mark_starts(const open_shard *o, int64_t n_doc, int64_t from, int64_
     for (; d < n_doc && o->doc_offsets[d] < from + n; d++) doc_start[o->doc_offsets[d] - from] = 1;
 }
 
-gr_status gr_shards_read(gr_shards *s, int64_t first, int64_t n, uint32_t *tokens, uint8_t *loss_mask, uint8_t *doc_start)
+gr_status gr_shards_read(gr_shards *s, int64_t first, int64_t n, uint32_t *tokens, uint8_t *loss_mask,
+                         uint8_t *doc_start)
 {
     gr_status   st = GR_OK;
     open_shard *o = NULL;

@@ -38,8 +38,8 @@ static int64_t rows_of(const gr_tensor_info *t)
 }
 
 /* No NaN, no Inf, in rows from `first` on; the message says where, as [i, j, ...]. */
-static gr_status check_finite(const char *path, const gr_tensor_info *t, gr_dtype dtype, int64_t first, int64_t count, const void *data,
-                              gr_status code)
+static gr_status check_finite(const char *path, const gr_tensor_info *t, gr_dtype dtype, int64_t first, int64_t count,
+                              const void *data, gr_status code)
 {
     gr_status     st = GR_OK;
     const int64_t bad = gr_first_not_finite(dtype, data, count * row_of(t));
@@ -50,8 +50,9 @@ static gr_status check_finite(const char *path, const gr_tensor_info *t, gr_dtyp
         at[d] = rest % t->dim[d];
         rest /= t->dim[d];
     }
-    GR_FAIL(code, "%s: tensor \"%s\" (%d dimensions): NaN or Inf at [%" PRId64 ", %" PRId64 ", %" PRId64 ", %" PRId64 "]", path, t->name,
-            t->rank, at[0], at[1], at[2], at[3]);
+    GR_FAIL(code,
+            "%s: tensor \"%s\" (%d dimensions): NaN or Inf at [%" PRId64 ", %" PRId64 ", %" PRId64 ", %" PRId64 "]",
+            path, t->name, t->rank, at[0], at[1], at[2], at[3]);
 out:
     return st;
 }
@@ -89,8 +90,8 @@ static gr_status describe(gr_weights *w)
         gr_tensor_info *t = &w->tensor[i];
         t->name = name[i];
         GR_TRY(gr_h5_info(w->f, t->name, &t->dtype, &t->rank, t->dim));
-        GR_CHECK(is_weight_type(t->dtype), GR_ERR_INPUT, "%s: tensor \"%s\" is %s, expected f32, bf16 or f16", w->path, t->name,
-                 gr_dtype_name(t->dtype));
+        GR_CHECK(is_weight_type(t->dtype), GR_ERR_INPUT, "%s: tensor \"%s\" is %s, expected f32, bf16 or f16", w->path,
+                 t->name, gr_dtype_name(t->dtype));
         for (int d = 0; d < t->rank; d++)
             GR_CHECK(t->dim[d] > 0, GR_ERR_INPUT, "%s: tensor \"%s\" has no elements", w->path, t->name);
     }
@@ -229,12 +230,15 @@ static gr_status measure(const gr_weights_plan *plan, int64_t *total, int64_t *p
         const gr_tensor_info *t = &plan->tensor[i];
         int64_t               bytes = gr_dtype_size(t->dtype), row;
 
-        GR_CHECK(is_weight_type(t->dtype), GR_ERR_ARG, "tensor \"%s\" is %s, weights are f32, bf16 or f16", t->name, gr_dtype_name(t->dtype));
-        GR_CHECK(t->rank >= 0 && t->rank <= GR_MAX_DIM, GR_ERR_ARG, "tensor \"%s\" has %d dimensions", t->name, t->rank);
+        GR_CHECK(is_weight_type(t->dtype), GR_ERR_ARG, "tensor \"%s\" is %s, weights are f32, bf16 or f16", t->name,
+                 gr_dtype_name(t->dtype));
+        GR_CHECK(t->rank >= 0 && t->rank <= GR_MAX_DIM, GR_ERR_ARG, "tensor \"%s\" has %d dimensions", t->name,
+                 t->rank);
         for (int d = 0; d < t->rank; d++)
-            GR_CHECK(t->dim[d] > 0 && !__builtin_mul_overflow(bytes, t->dim[d], &bytes), GR_ERR_ARG, "tensor \"%s\": impossible shape",
-                     t->name);
-        GR_CHECK(!__builtin_add_overflow(sum, bytes, &sum), GR_ERR_ARG, "tensor \"%s\": the sum of bytes overflows", t->name);
+            GR_CHECK(t->dim[d] > 0 && !__builtin_mul_overflow(bytes, t->dim[d], &bytes), GR_ERR_ARG,
+                     "tensor \"%s\": impossible shape", t->name);
+        GR_CHECK(!__builtin_add_overflow(sum, bytes, &sum), GR_ERR_ARG, "tensor \"%s\": the sum of bytes overflows",
+                 t->name);
         row = row_bytes(t);
         if (row <= PIECE_BYTES && bytes > PIECE_BYTES) bytes = PIECE_BYTES;
         if (row > PIECE_BYTES) bytes = row;
@@ -282,8 +286,8 @@ out:
     return st;
 }
 
-/* Rows of a tensor whose first byte, counted through all tensors, lies in [lo, hi). `at` is the tensor's own first byte.
- * So every row belongs to exactly one rank, and a tensor may be split. */
+/* Rows of a tensor whose first byte, counted through all tensors, lies in [lo, hi). `at` is the tensor's own first
+ * byte. So every row belongs to exactly one rank, and a tensor may be split. */
 static void rows_between(const gr_tensor_info *t, int64_t at, int64_t lo, int64_t hi, int64_t *first, int64_t *last)
 {
     const int64_t row = row_bytes(t), rows = rows_of(t);
@@ -295,8 +299,8 @@ static void rows_between(const gr_tensor_info *t, int64_t at, int64_t lo, int64_
 }
 
 /* [local] This rank's share of the data. */
-static gr_status write_share(const gr_comm *c, const char *tmp, const gr_h5_slot *slot, const gr_weights_plan *plan, int64_t total,
-                             gr_tensor_source source, void *user, void *piece)
+static gr_status write_share(const gr_comm *c, const char *tmp, const gr_h5_slot *slot, const gr_weights_plan *plan,
+                             int64_t total, gr_tensor_source source, void *user, void *piece)
 {
     gr_status st = GR_OK;
     int64_t   lo, mine, at = 0, first, last, k;
@@ -319,7 +323,8 @@ out:
     return st;
 }
 
-gr_status gr_weights_write(const gr_comm *c, const char *path, const gr_weights_plan *plan, gr_tensor_source source, void *user)
+gr_status gr_weights_write(const gr_comm *c, const char *path, const gr_weights_plan *plan, gr_tensor_source source,
+                           void *user)
 {
     gr_status   st = GR_OK;
     gr_h5      *f = NULL;

@@ -1,9 +1,9 @@
 /** @file weights.h  A model on disk: one sealed HDF5 file, independent of any rank count.
  *
- * One dataset per tensor under its canonical (HuggingFace / hybrid-model-factory) name, row-major, full shape, in the type of the source
- * (F32, BF16, F16). Attributes: config_json (the source's config.json, verbatim), tokenizer_json (may be empty), pattern (mixer names, one per
- * layer, comma-separated), config (resolved configuration of the program that wrote it), program, version, commit, created, inputs (JSON:
- * what it was made from, path and seal).
+ * One dataset per tensor under its canonical (HuggingFace / hybrid-model-factory) name, row-major, full shape, in the
+ * type of the source (F32, BF16, F16). Attributes: config_json (the source's config.json, verbatim), tokenizer_json
+ * (may be empty), pattern (mixer names, one per layer, comma-separated), config (resolved configuration of the program
+ * that wrote it), program, version, commit, created, inputs (JSON: what it was made from, path and seal).
  */
 #ifndef GR_STORE_WEIGHTS_H
 #define GR_STORE_WEIGHTS_H
@@ -29,8 +29,8 @@ typedef struct gr_tensor_info {
 
 typedef struct gr_weights gr_weights;
 
-/** [collective] Open and verify: the checksum, its blocks dealt over the ranks; every tensor F32, BF16 or F16 and not empty; config_json a JSON
- * object. `path` is a weights file, or a directory holding weights.h5. */
+/** [collective] Open and verify: the checksum, its blocks dealt over the ranks; every tensor F32, BF16 or F16 and not
+ * empty; config_json a JSON object. `path` is a weights file, or a directory holding weights.h5. */
 gr_status gr_weights_open(gr_weights **w, const gr_comm *c, const char *path);
 void      gr_weights_close(gr_weights **w);
 
@@ -44,8 +44,8 @@ int64_t               gr_weights_count(const gr_weights *w);
 const gr_tensor_info *gr_weights_info(const gr_weights *w, int64_t i);
 int64_t               gr_weights_find(const gr_weights *w, const char *name); /**< -1: absent */
 
-/** [local] Rows [first, first + count) of dimension 0 (a scalar has one) as fp32, host memory. NaN or Inf is GR_ERR_INPUT naming the tensor and
- * place. */
+/** [local] Rows [first, first + count) of dimension 0 (a scalar has one) as fp32, host memory. NaN or Inf is
+ * GR_ERR_INPUT naming the tensor and place. */
 gr_status gr_weights_read(gr_weights *w, int64_t i, int64_t first, int64_t count, float *data);
 
 /** [local] The same rows as stored; the same check. */
@@ -53,7 +53,8 @@ gr_status gr_weights_read_raw(gr_weights *w, int64_t i, int64_t first, int64_t c
 
 /* ---- writing, tensors dealt over the ranks ---- */
 
-/** Called for the tensors that this rank writes, in pieces of whole rows: put rows [first, first + count) of tensor i, as its dtype, at `data`. */
+/** Called for the tensors that this rank writes, in pieces of whole rows: put rows [first, first + count) of tensor i,
+ * as its dtype, at `data`. */
 typedef gr_status (*gr_tensor_source)(void *user, int64_t i, int64_t first, int64_t count, void *data);
 
 typedef struct gr_weights_plan {
@@ -63,11 +64,13 @@ typedef struct gr_weights_plan {
     gr_provenance         by;
 } gr_weights_plan;
 
-/** [collective] Write and publish `path`; its directory is made if need be. Each rank asks `source` for about 1/ranks of the bytes, in file order,
- * and holds at most one piece of 64 MiB (or one row, if that is longer). `source` is called a different number of times on each rank: it must not
- * communicate. The file's bytes do not depend on the rank count. On any failure no file appears, and all ranks return the same status:
- * GR_ERR_NUMERIC names the tensor and place of a NaN or Inf. */
-gr_status gr_weights_write(const gr_comm *c, const char *path, const gr_weights_plan *plan, gr_tensor_source source, void *user);
+/** [collective] Write and publish `path`; its directory is made if need be. Each rank asks `source` for about 1/ranks
+ * of the bytes, in file order, and holds at most one piece of 64 MiB (or one row, if that is longer). `source` is
+ * called a different number of times on each rank: it must not communicate. The file's bytes do not depend on the rank
+ * count. On any failure no file appears, and all ranks return the same status: GR_ERR_NUMERIC names the tensor and
+ * place of a NaN or Inf. */
+gr_status gr_weights_write(const gr_comm *c, const char *path, const gr_weights_plan *plan, gr_tensor_source source,
+                           void *user);
 
 GR_C_END
 #endif

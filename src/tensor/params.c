@@ -52,7 +52,7 @@ gr_status gr_params_add(gr_params *ps, const gr_param_spec *spec, const char *pr
         GR_TRY(gr_realloc(&ps->p, ps->n ? 2 * (uint64_t)ps->n : 1, sizeof *ps->p, "parameter list"));
     p = &ps->p[ps->n];
     GR_CHECK0(snprintf(p->name, sizeof p->name, "%s%s", prefix, spec->name) < (int)sizeof p->name, GR_ERR_ARG,
-             "parameter name %s%s is longer than %d", prefix, spec->name, GR_NAME_MAX);
+              "parameter name %s%s is longer than %d", prefix, spec->name, GR_NAME_MAX);
     p->rank = spec->rank;
     memcpy(p->dim, spec->dim, sizeof p->dim);
     p->init = spec->init;
@@ -86,7 +86,7 @@ gr_status gr_params_train_only(gr_params *ps, const char *globs)
 
     for (int64_t i = 0; i < ps->n; i++) n += ps->p[i].trainable = matches(ps->p[i].name, globs);
     GR_CHECK0(n > 0 || !*globs, GR_ERR_CONFIG, "train.only = '%s': matches no parameter (the first is %s)", globs,
-             ps->n ? ps->p[0].name : "none");
+              ps->n ? ps->p[0].name : "none");
 out:
     return st;
 }

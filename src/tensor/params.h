@@ -1,8 +1,8 @@
 /** @file params.h  The parameters of a model: a named list over flat units.
  *
- * All parameters of one block that are trainable form one unit, all frozen ones another: a unit is one allocation, so that it
- * can be reduced, sharded and checkpointed as a whole. Values are F32; gradients and optimiser state exist for trainable
- * units only. Everything is owned by the gr_params.
+ * All parameters of one block that are trainable form one unit, all frozen ones another: a unit is one allocation, so
+ * that it can be reduced, sharded and checkpointed as a whole. Values are F32; gradients and optimiser state exist for
+ * trainable units only. Everything is owned by the gr_params.
  *
  * Order of calls: open, add..., train_only, allocate, then fill (init, load) and use.
  */
@@ -20,20 +20,20 @@ typedef struct gr_param {
     int       rank;
     int64_t   dim[3];
     gr_init   init;
-    bool      decay;             /**< weight decay applies                                         */
+    bool      decay; /**< weight decay applies                                         */
     bool      trainable;
-    int       block;             /**< layer it belongs to; -1: none (embedding, final norm, head)  */
-    gr_tensor value;             /**< F32, backend memory                                          */
-    gr_tensor grad;              /**< F32; none when frozen                                        */
-    gr_tensor m, v;              /**< AdamW moments, F32; none when frozen or not training         */
+    int       block; /**< layer it belongs to; -1: none (embedding, final norm, head)  */
+    gr_tensor value; /**< F32, backend memory                                          */
+    gr_tensor grad;  /**< F32; none when frozen                                        */
+    gr_tensor m, v;  /**< AdamW moments, F32; none when frozen or not training         */
 } gr_param;
 
 /** One flat allocation: the trainable or the frozen parameters of a block. */
 typedef struct gr_unit {
     int       block;
     bool      trainable;
-    int64_t   n;                  /**< elements, padding between parameters (to 16) included        */
-    gr_tensor value, grad, m, v;  /**< F32 [n]                                                      */
+    int64_t   n;                 /**< elements, padding between parameters (to 16) included        */
+    gr_tensor value, grad, m, v; /**< F32 [n]                                                      */
 } gr_unit;
 
 typedef struct gr_params {
@@ -50,8 +50,8 @@ void      gr_params_close(gr_params **ps);
 /** [local] Append; *index is its place in ps->p for ever. Trainable until gr_params_train_only says otherwise. */
 gr_status gr_params_add(gr_params *ps, const gr_param_spec *spec, const char *prefix, int block, int64_t *index);
 
-/** [local] Freeze every parameter whose name matches none of the comma-separated globs (fnmatch). GR_ERR_CONFIG when nothing
- * stays trainable, unless globs is "". */
+/** [local] Freeze every parameter whose name matches none of the comma-separated globs (fnmatch). GR_ERR_CONFIG when
+ * nothing stays trainable, unless globs is "". */
 gr_status gr_params_train_only(gr_params *ps, const char *globs);
 
 /** [local] Allocate values, and with `training` gradients and moments of the trainable units; zeroed. */

@@ -15,10 +15,12 @@ static gr_status add_batch(gr_tensor sum, gr_model *model, gr_model *teacher, co
     gr_tensor h, ht;
 
     GR_TRY(gr_model_forward(model, b->ids, &b->seq, false, NULL, NULL, &h));
-    GR_TRY(gr_token_loss(model->ops, model->scratch, gr_none(), gr_none(), gr_rows(sum, 0, 3), h, head_of(model), &b->targets));
+    GR_TRY(gr_token_loss(model->ops, model->scratch, gr_none(), gr_none(), gr_rows(sum, 0, 3), h, head_of(model),
+                         &b->targets));
     if (teacher) {
         GR_TRY(gr_model_forward(teacher, b->ids, &b->seq, false, NULL, NULL, &ht));
-        GR_TRY(gr_token_kl(model->ops, model->scratch, gr_rows(sum, 3, 2), h, head_of(model), ht, head_of(teacher), b->targets.id));
+        GR_TRY(gr_token_kl(model->ops, model->scratch, gr_rows(sum, 3, 2), h, head_of(model), ht, head_of(teacher),
+                           b->targets.id));
         GR_TRY(gr_model_reset(teacher));
     }
     GR_TRY(gr_model_reset(model));
@@ -26,8 +28,8 @@ out:
     return st;
 }
 
-static gr_status run_windows(gr_tensor sum, const gr_comm *c, gr_model *model, gr_model *teacher, gr_shards *shards, int64_t context,
-                             int64_t micro_batch, int64_t tokens)
+static gr_status run_windows(gr_tensor sum, const gr_comm *c, gr_model *model, gr_model *teacher, gr_shards *shards,
+                             int64_t context, int64_t micro_batch, int64_t tokens)
 {
     gr_status   st = GR_OK;
     gr_windows *w = NULL;
@@ -54,15 +56,16 @@ out:
     return st;
 }
 
-gr_status gr_evaluate(gr_quality *q, const gr_comm *c, gr_model *model, gr_model *teacher, gr_shards *shards, int64_t context, int64_t micro_batch,
-                      int64_t limit)
+gr_status gr_evaluate(gr_quality *q, const gr_comm *c, gr_model *model, gr_model *teacher, gr_shards *shards,
+                      int64_t context, int64_t micro_batch, int64_t limit)
 {
     gr_status     st = GR_OK;
     const int64_t all = gr_shards_tokens(shards), tokens = limit && limit < all ? limit : all;
     gr_tensor     sum = gr_view1(NULL, GR_F64, 5);
     double        s[5] = {0};
 
-    GR_CHECK0(gr_shards_corpus(shards)->vocab_size <= model->spec.vocab, GR_ERR_INPUT, "the held-out text: its tokenizer has %lld ids, the model only %lld",
+    GR_CHECK0(gr_shards_corpus(shards)->vocab_size <= model->spec.vocab, GR_ERR_INPUT,
+              "the held-out text: its tokenizer has %lld ids, the model only %lld",
               (long long)gr_shards_corpus(shards)->vocab_size, (long long)model->spec.vocab);
     st = model->ops->alloc(&sum.data, sizeof s, "sums");
     if (st == GR_OK) st = run_windows(sum, c, model, teacher, shards, context, micro_batch, tokens);
@@ -74,7 +77,8 @@ gr_status gr_evaluate(gr_quality *q, const gr_comm *c, gr_model *model, gr_model
     q->loss = s[0] / s[2];
     q->perplexity = exp(q->loss);
     q->kl = s[4] > 0 ? s[3] / s[4] : 0;
-    GR_CHECK0(isfinite(q->loss) && isfinite(q->kl), GR_ERR_NUMERIC, "held-out loss %g, KL %g: not finite", q->loss, q->kl);
+    GR_CHECK0(isfinite(q->loss) && isfinite(q->kl), GR_ERR_NUMERIC, "held-out loss %g, KL %g: not finite", q->loss,
+              q->kl);
 out:
     if (sum.data) model->ops->free(&sum.data);
     return st;

@@ -13,10 +13,11 @@ typedef struct gr_quality {
     int64_t tokens;     /**< predicted tokens                                */
 } gr_quality;
 
-/** [collective] Windows of `context` tokens from the start of the stream, at most `limit` tokens (0: all), dealt over ranks.
- * teacher may be NULL. Same result on all ranks; for another rank count equal to rounding of fp64 sums. GR_ERR_NUMERIC when not finite. */
-gr_status gr_evaluate(gr_quality *q, const gr_comm *c, gr_model *model, gr_model *teacher, gr_shards *shards, int64_t context, int64_t micro_batch,
-                      int64_t limit);
+/** [collective] Windows of `context` tokens from the start of the stream, at most `limit` tokens (0: all), dealt over
+ * ranks. teacher may be NULL. Same result on all ranks; for another rank count equal to rounding of fp64 sums.
+ * GR_ERR_NUMERIC when not finite. */
+gr_status gr_evaluate(gr_quality *q, const gr_comm *c, gr_model *model, gr_model *teacher, gr_shards *shards,
+                      int64_t context, int64_t micro_batch, int64_t limit);
 
 GR_C_END
 #endif

@@ -41,8 +41,10 @@ gr_status gr_heldout_perplexity(gr_heldout *h, gr_trainer *t)
     gr_quality       q;
 
     if (!h || !gr_trainer_heldout_due(t)) goto out;
-    GR_TRY(gr_evaluate(&q, t->run->comm, t->model, NULL, h->shards, cfg->data.context, cfg->data.micro_batch, cfg->heldout.tokens));
-    gr_log0("step %lld: held-out perplexity %.3f over %lld tokens", (long long)t->step, q.perplexity, (long long)q.tokens);
+    GR_TRY(gr_evaluate(&q, t->run->comm, t->model, NULL, h->shards, cfg->data.context, cfg->data.micro_batch,
+                       cfg->heldout.tokens));
+    gr_log0("step %lld: held-out perplexity %.3f over %lld tokens", (long long)t->step, q.perplexity,
+            (long long)q.tokens);
     gr_trainer_note(t, "heldout_loss", q.loss);
 out:
     return st;
@@ -57,7 +59,8 @@ gr_status gr_heldout_align(gr_heldout *h, gr_trainer *t, gr_aligner *a)
     if (!h || !gr_trainer_heldout_due(t)) goto out;
     GR_TRY(gr_align_measure(a, h->shards, cfg->data.context, cfg->heldout.tokens, h->layer));
     for (int i = 0; i < gr_aligner_layers(a); i++) mean += h->layer[i] / gr_aligner_layers(a);
-    gr_log0("step %lld: held-out alignment error %.4f (mean of %d layers)", (long long)t->step, mean, gr_aligner_layers(a));
+    gr_log0("step %lld: held-out alignment error %.4f (mean of %d layers)", (long long)t->step, mean,
+            gr_aligner_layers(a));
     gr_trainer_note(t, "heldout_loss", mean);
 out:
     return st;

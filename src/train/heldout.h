@@ -14,7 +14,8 @@ void      gr_heldout_close(gr_heldout **h);
 /** [collective] When due: perplexity of t->model, logged and recorded as "heldout_loss". */
 gr_status gr_heldout_perplexity(gr_heldout *h, gr_trainer *t);
 
-/** [collective] When due: mean over the aligned layers of their normalised errors, logged, and recorded as "heldout_loss". */
+/** [collective] When due: mean over the aligned layers of their normalised errors, logged, and recorded as
+ * "heldout_loss". */
 gr_status gr_heldout_align(gr_heldout *h, gr_trainer *t, gr_aligner *a);
 
 GR_C_END

@@ -39,8 +39,10 @@ gr_status gr_same_config(const char *now, const char *then, const char *what)
         now = skip_indifferent(now);
         then = skip_indifferent(then);
         const int n = (int)strcspn(now, "\n"), m = (int)strcspn(then, "\n");
-        GR_CHECK0(n == m && !strncmp(now, then, (size_t)n), GR_ERR_CONFIG,
-                  "%s was made with another configuration: there '%.*s', now '%.*s'; choose another run.out, or remove it", what, m, then, n, now);
+        GR_CHECK0(
+            n == m && !strncmp(now, then, (size_t)n), GR_ERR_CONFIG,
+            "%s was made with another configuration: there '%.*s', now '%.*s'; choose another run.out, or remove it",
+            what, m, then, n, now);
         if (!*now) break;
         now = next_line(now);
         then = next_line(then);
@@ -70,7 +72,8 @@ out:
     return st;
 }
 
-/* What it is made from: the path, and the seal when that is a file of ours (a stage's directory means its weights.h5). */
+/* What it is made from: the path, and the seal when that is a file of ours (a stage's directory means its weights.h5).
+ */
 static gr_status describe(const char *input, char **json)
 {
     gr_status st = GR_OK;

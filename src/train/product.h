@@ -1,4 +1,5 @@
-/** @file product.h  The weights file a program leaves behind: where it goes, who wrote it from what, and whether it is there already. */
+/** @file product.h  The weights file a program leaves behind: where it goes, who wrote it from what, and whether it is
+ * there already. */
 #ifndef GR_TRAIN_PRODUCT_H
 #define GR_TRAIN_PRODUCT_H
 #include "run/run.h"
@@ -17,8 +18,8 @@ typedef struct gr_product {
 gr_status gr_product_open(gr_product *p, const gr_run *run, const char *input);
 void      gr_product_close(gr_product *p);
 
-/** [collective] Were two configurations (as printed) the same but for keys that cannot change the result? GR_ERR_CONFIG names the first difference;
- * `what` was made with `then`. */
+/** [collective] Were two configurations (as printed) the same but for keys that cannot change the result? GR_ERR_CONFIG
+ * names the first difference; `what` was made with `then`. */
 gr_status gr_same_config(const char *now, const char *then, const char *what);
 
 GR_C_END

@@ -14,7 +14,8 @@ gr_status gr_results_check(const gr_run *run)
 
     if (!strcmp(e->task, "logits")) {
         GR_CHECK0(*e->ids, GR_ERR_CONFIG, "evaluate.task = logits needs evaluate.ids");
-        GR_CHECK0(!*e->shards && !*e->teacher, GR_ERR_CONFIG, "evaluate.task = logits uses neither evaluate.shards nor evaluate.teacher");
+        GR_CHECK0(!*e->shards && !*e->teacher, GR_ERR_CONFIG,
+                  "evaluate.task = logits uses neither evaluate.shards nor evaluate.teacher");
     } else {
         GR_CHECK0(*e->shards, GR_ERR_CONFIG, "evaluate.task = perplexity needs evaluate.shards");
         GR_CHECK0(!*e->ids, GR_ERR_CONFIG, "evaluate.ids is for evaluate.task = logits");
@@ -34,9 +35,10 @@ gr_status gr_results_perplexity(gr_run *run, gr_model *model, gr_model *teacher,
 
     GR_TRY(gr_evaluate(&q, run->comm, model, teacher, shards, e->context, e->micro_batch, e->tokens));
     if (gr_comm_rank(run->comm) == 0) {
-        o = json_pack("{s:f, s:f, s:I, s:f, s:s, s:s, s:I, s:s, s:s}", "perplexity", q.perplexity, "loss", q.loss, "tokens", (json_int_t)q.tokens,
-                      "seconds", gr_now() - start, "weights", model->source_path, "seal", model->source, "context", (json_int_t)e->context, "commit",
-                      gr_commit(), "created", gr_utc());
+        o = json_pack("{s:f, s:f, s:I, s:f, s:s, s:s, s:I, s:s, s:s}", "perplexity", q.perplexity, "loss", q.loss,
+                      "tokens", (json_int_t)q.tokens, "seconds", gr_now() - start, "weights", model->source_path,
+                      "seal", model->source, "context", (json_int_t)e->context, "commit", gr_commit(), "created",
+                      gr_utc());
         if (teacher) json_object_set_new(o, "kl", json_real(q.kl));
         st = gr_mkdirs(run->cfg->run.out);
         if (st == GR_OK) st = gr_path(path, "%s/results.json", run->cfg->run.out);
@@ -45,7 +47,8 @@ gr_status gr_results_perplexity(gr_run *run, gr_model *model, gr_model *teacher,
     }
     GR_TRY(gr_agree(run->comm, st));
     if (teacher)
-        gr_log0("perplexity %.4f, KL to the teacher %.5f nats, over %lld tokens", q.perplexity, q.kl, (long long)q.tokens);
+        gr_log0("perplexity %.4f, KL to the teacher %.5f nats, over %lld tokens", q.perplexity, q.kl,
+                (long long)q.tokens);
     else
         gr_log0("perplexity %.4f over %lld tokens", q.perplexity, (long long)q.tokens);
 out:
@@ -71,12 +74,13 @@ static gr_status read_ids(const char *path, int64_t vocab, int32_t **ids, int64_
     GR_TRY(gr_alloc(ids, (uint64_t)*n_seq * (uint64_t)*len, sizeof **ids, "ids"));
     json_array_foreach(o, i, row)
     {
-        GR_CHECK0((int64_t)json_array_size(row) == *len, GR_ERR_INPUT, "%s: sequence %zu has %zu ids, the first has %lld", path, i,
-                  json_array_size(row), (long long)*len);
+        GR_CHECK0((int64_t)json_array_size(row) == *len, GR_ERR_INPUT,
+                  "%s: sequence %zu has %zu ids, the first has %lld", path, i, json_array_size(row), (long long)*len);
         json_array_foreach(row, j, id)
         {
             const int64_t v = json_is_integer(id) ? (int64_t)json_integer_value(id) : -1;
-            GR_CHECK0(v >= 0 && v < vocab, GR_ERR_INPUT, "%s: sequence %zu, id %zu: expected an integer in [0, %lld)", path, i, j, (long long)vocab);
+            GR_CHECK0(v >= 0 && v < vocab, GR_ERR_INPUT, "%s: sequence %zu, id %zu: expected an integer in [0, %lld)",
+                      path, i, j, (long long)vocab);
             (*ids)[i * (size_t)*len + j] = (int32_t)v;
         }
     }
@@ -86,8 +90,8 @@ out:
 }
 
 /* Logits of one sequence, straight to their place in the file. */
-static gr_status write_sequence(gr_run *run, gr_model *m, gr_windows *w, const int32_t *ids, int64_t len, const char *tmp, const gr_h5_slot *slot,
-                                uint64_t at)
+static gr_status write_sequence(gr_run *run, gr_model *m, gr_windows *w, const int32_t *ids, int64_t len,
+                                const char *tmp, const gr_h5_slot *slot, uint64_t at)
 {
     gr_status     st = GR_OK;
     const int64_t vocab = m->spec.vocab, tile = 64;
@@ -103,7 +107,8 @@ static gr_status write_sequence(gr_run *run, gr_model *m, gr_windows *w, const i
     for (int64_t i = 0; i < len; i += tile) {
         const int64_t  n = i + tile < len ? tile : len - i;
         const uint64_t bytes = (uint64_t)(n * vocab) * sizeof(float);
-        run->ops->gemm(gr_rows(z, 0, n), gr_rows(h, i, n), false, m->params->p[m->at.head].value, true, 1.0f, 0.0f, NULL);
+        run->ops->gemm(gr_rows(z, 0, n), gr_rows(h, i, n), false, m->params->p[m->at.head].value, true, 1.0f, 0.0f,
+                       NULL);
         run->ops->copy(host, z.data, bytes, GR_TO_HOST, NULL);
         GR_TRY(gr_h5_put(tmp, slot, at + (uint64_t)(i * vocab) * sizeof(float), host, bytes));
     }
@@ -139,7 +144,8 @@ gr_status gr_results_logits(gr_run *run, gr_model *model)
     GR_TRY(gr_h5_share(c, &f, tmp, &slot, 1));
     gr_share(n, gr_comm_rank(c), gr_comm_size(c), &first, &count);
     for (int64_t i = first; st == GR_OK && i < first + count; i++)
-        st = write_sequence(run, model, w, ids + i * len, len, tmp, &slot, (uint64_t)(i * len * model->spec.vocab) * sizeof(float));
+        st = write_sequence(run, model, w, ids + i * len, len, tmp, &slot,
+                            (uint64_t)(i * len * model->spec.vocab) * sizeof(float));
     st = gr_agree(c, st);
     if (st != GR_OK) {
         gr_h5_abandon_shared(c, tmp);

@@ -10,11 +10,12 @@ GR_C_BEGIN
 /** [collective] Do the options of the chosen task fit together? GR_ERR_CONFIG. */
 gr_status gr_results_check(const gr_run *run);
 
-/** [collective] run.out/results.json: perplexity, loss [nats], tokens, kl [nats] (with a teacher), seconds, weights, seal, commit, created.
- * Also one line on stderr. */
+/** [collective] run.out/results.json: perplexity, loss [nats], tokens, kl [nats] (with a teacher), seconds, weights,
+ * seal, commit, created. Also one line on stderr. */
 gr_status gr_results_perplexity(gr_run *run, gr_model *model, gr_model *teacher, gr_shards *shards);
 
-/** [collective] run.out/logits.h5, kind "raw-logits": F32 "logits" [B, T, V] for the B sequences of T ids in evaluate.ids, dealt over ranks. */
+/** [collective] run.out/logits.h5, kind "raw-logits": F32 "logits" [B, T, V] for the B sequences of T ids in
+ * evaluate.ids, dealt over ranks. */
 gr_status gr_results_logits(gr_run *run, gr_model *model);
 
 GR_C_END

@@ -9,13 +9,18 @@ gr_status gr_start_model(gr_model **out, const gr_run *run)
     gr_model           *m = NULL;
     char               *config = NULL;
 
-    GR_CHECK0(!*start->weights != !*start->config, GR_ERR_CONFIG, "give start.weights (a model to train on) or start.config (a new model): exactly one");
+    GR_CHECK0(!*start->weights != !*start->config, GR_ERR_CONFIG,
+              "give start.weights (a model to train on) or start.config (a new model): exactly one");
     if (*start->weights) {
-        GR_CHECK0(!*start->tokenizer, GR_ERR_CONFIG, "start.tokenizer is for a new model; %s brings its own", start->weights);
-        GR_TRY(gr_model_open(&m, run->comm, run->ops, start->weights, GR_WHOLE, run->cfg->train.only, start->rope_theta));
+        GR_CHECK0(!*start->tokenizer, GR_ERR_CONFIG, "start.tokenizer is for a new model; %s brings its own",
+                  start->weights);
+        GR_TRY(
+            gr_model_open(&m, run->comm, run->ops, start->weights, GR_WHOLE, run->cfg->train.only, start->rope_theta));
     } else {
-        GR_CHECK0(start->rope_theta == 0, GR_ERR_CONFIG, "start.rope_theta changes a trained model; write it into %s", start->config);
-        GR_TRY(gr_model_create(&m, run->comm, run->ops, start->config, start->tokenizer, run->cfg->train.only, (uint64_t)run->cfg->train.seed));
+        GR_CHECK0(start->rope_theta == 0, GR_ERR_CONFIG, "start.rope_theta changes a trained model; write it into %s",
+                  start->config);
+        GR_TRY(gr_model_create(&m, run->comm, run->ops, start->config, start->tokenizer, run->cfg->train.only,
+                               (uint64_t)run->cfg->train.seed));
     }
     if (start->rope_theta > 0 || context > m->spec.max_position) {
         const double  theta = start->rope_theta > 0 ? start->rope_theta : m->spec.rope_theta;

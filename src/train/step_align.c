@@ -5,10 +5,10 @@
 struct gr_aligner {
     gr_trainer *t;
     gr_model   *teacher;
-    int         n;      /* layers that are aligned                          */
-    int        *place;  /* [model layers] its number among them, or -1      */
-    double     *error;  /* [n] of the last step                             */
-    double     *id;     /* [n] which layers they are, as metrics want them  */
+    int         n;     /* layers that are aligned                          */
+    int        *place; /* [model layers] its number among them, or -1      */
+    double     *error; /* [n] of the last step                             */
+    double     *id;    /* [n] which layers they are, as metrics want them  */
     /* of the micro-batch under way: what the tap needs */
     const gr_batch *batch;
     bool            learn;
@@ -16,14 +16,17 @@ struct gr_aligner {
 
 gr_status gr_aligner_open(gr_aligner **out, gr_trainer *t, gr_model *teacher)
 {
-    gr_status      st = GR_OK;
-    gr_aligner    *a = NULL;
+    gr_status       st = GR_OK;
+    gr_aligner     *a = NULL;
     const gr_model *m = t->model;
-    const int      layers = m->spec.n_layer;
+    const int       layers = m->spec.n_layer;
 
-    GR_CHECK0(teacher->spec.n_layer == layers && teacher->spec.hidden == m->spec.hidden && teacher->spec.vocab == m->spec.vocab, GR_ERR_CONFIG,
-              "teacher (%d layers of %d, %lld tokens) and student (%d layers of %d, %lld tokens) have different shapes", teacher->spec.n_layer,
-              teacher->spec.hidden, (long long)teacher->spec.vocab, layers, m->spec.hidden, (long long)m->spec.vocab);
+    GR_CHECK0(teacher->spec.n_layer == layers && teacher->spec.hidden == m->spec.hidden &&
+                  teacher->spec.vocab == m->spec.vocab,
+              GR_ERR_CONFIG,
+              "teacher (%d layers of %d, %lld tokens) and student (%d layers of %d, %lld tokens) have different shapes",
+              teacher->spec.n_layer, teacher->spec.hidden, (long long)teacher->spec.vocab, layers, m->spec.hidden,
+              (long long)m->spec.vocab);
     GR_TRY(gr_alloc(&a, 1, sizeof *a, "aligner"));
     a->t = t;
     a->teacher = teacher;
@@ -109,7 +112,8 @@ static void normalise(gr_aligner *a)
 
     for (int64_t i = 0; i < ps->n_unit; i++)
         if (ps->unit[i].grad.data)
-            a->t->ops->scale(ps->unit[i].grad, (float)(1.0 / a->t->host_sum[2 * a->place[ps->unit[i].block] + 1]), NULL);
+            a->t->ops->scale(ps->unit[i].grad, (float)(1.0 / a->t->host_sum[2 * a->place[ps->unit[i].block] + 1]),
+                             NULL);
 }
 
 gr_status gr_align_step(gr_aligner *a, gr_loader *loader, gr_step *done)

@@ -5,11 +5,11 @@
 /* Forward, loss and backward of one micro-batch; sums and gradients are added to what is there. */
 static gr_status learn(gr_trainer *t, const gr_batch *b, double kl)
 {
-    gr_status   st = GR_OK;
-    gr_model   *m = t->model;
-    gr_param   *head = &m->params->p[m->at.head];
-    gr_targets  targets = b->targets;
-    gr_tensor   h, dh;
+    gr_status  st = GR_OK;
+    gr_model  *m = t->model;
+    gr_param  *head = &m->params->p[m->at.head];
+    gr_targets targets = b->targets;
+    gr_tensor  h, dh;
 
     targets.kl = (float)kl;
     GR_TRY(gr_model_forward(m, b->ids, &b->seq, true, NULL, NULL, &h));

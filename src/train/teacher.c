@@ -14,8 +14,8 @@ typedef struct scribe {
     gr_model      *model;
     gr_windows    *windows;
     gr_logits_spec spec;
-    gr_tensor      id, lp, tail;    /* backend, one micro-batch                */
-    int32_t       *id_host;         /* [span, k] of the file being made         */
+    gr_tensor      id, lp, tail; /* backend, one micro-batch                */
+    int32_t       *id_host;      /* [span, k] of the file being made         */
     float         *lp_host, *tail_host;
     int64_t        micro_batch;
     int64_t       *start, *length;
@@ -29,7 +29,11 @@ static gr_status scribe_open(scribe *w, gr_run *run, gr_model *model, gr_shards 
     const uint64_t span = (uint64_t)((SPAN + context - 1) / context * context);
 
     *w = (scribe){.run = run, .model = model, .micro_batch = run->cfg->data.micro_batch};
-    w->spec = (gr_logits_spec){.k = k, .context = context, .span = (int64_t)span, .tokens = gr_shards_tokens(shards), .vocab_size = model->spec.vocab};
+    w->spec = (gr_logits_spec){.k = k,
+                               .context = context,
+                               .span = (int64_t)span,
+                               .tokens = gr_shards_tokens(shards),
+                               .vocab_size = model->spec.vocab};
     snprintf(w->spec.corpus, sizeof w->spec.corpus, "%s", gr_shards_digest(shards));
     snprintf(w->spec.teacher, sizeof w->spec.teacher, "%s", model->source);
     w->id = gr_view2(NULL, GR_I32, rows, k);
@@ -76,7 +80,8 @@ static gr_status predict(scribe *w, int64_t n_window, int64_t at)
     GR_TRY(gr_windows_fill(w->windows, w->start, w->length, n_window, &b));
     n = b.seq.n;
     GR_TRY(gr_model_forward(m, b.ids, &b.seq, false, NULL, NULL, &h));
-    GR_TRY(gr_token_top_k(op, m->scratch, gr_rows(w->id, 0, n), gr_rows(w->lp, 0, n), gr_rows(w->tail, 0, n), h, m->params->p[m->at.head].value));
+    GR_TRY(gr_token_top_k(op, m->scratch, gr_rows(w->id, 0, n), gr_rows(w->lp, 0, n), gr_rows(w->tail, 0, n), h,
+                          m->params->p[m->at.head].value));
     op->copy(w->id_host + at * k, w->id.data, (uint64_t)(n * k) * sizeof(int32_t), GR_TO_HOST, NULL);
     op->copy(w->lp_host + at * k, w->lp.data, (uint64_t)(n * k) * sizeof(float), GR_TO_HOST, NULL);
     op->copy(w->tail_host + at, w->tail.data, (uint64_t)n * sizeof(float), GR_TO_HOST, NULL);
@@ -88,8 +93,9 @@ out:
 static gr_status make_file(scribe *w, int64_t i)
 {
     gr_status     st = GR_OK;
-    const int64_t first = i * w->spec.span, end = first + w->spec.span < w->spec.tokens ? first + w->spec.span : w->spec.tokens;
-    const char   *dir = w->run->cfg->run.out;
+    const int64_t first = i * w->spec.span,
+                  end = first + w->spec.span < w->spec.tokens ? first + w->spec.span : w->spec.tokens;
+    const char *dir = w->run->cfg->run.out;
 
     for (int64_t at = first; at < end;) {
         int64_t n = 0, rows = 0;
@@ -115,9 +121,11 @@ gr_status gr_store_predictions(gr_run *run, gr_model *model, gr_shards *shards)
     scribe         w = {.run = NULL};
     int64_t        n = 0;
 
-    GR_CHECK0(gr_shards_corpus(shards)->vocab_size <= model->spec.vocab, GR_ERR_INPUT, "%s: the tokenizer has %lld ids, the model only %lld",
-              run->cfg->data.shards, (long long)gr_shards_corpus(shards)->vocab_size, (long long)model->spec.vocab);
-    GR_CHECK0(run->cfg->logits.k < model->spec.vocab, GR_ERR_CONFIG, "logits.k = %lld: the vocabulary has only %lld tokens", (long long)run->cfg->logits.k,
+    GR_CHECK0(gr_shards_corpus(shards)->vocab_size <= model->spec.vocab, GR_ERR_INPUT,
+              "%s: the tokenizer has %lld ids, the model only %lld", run->cfg->data.shards,
+              (long long)gr_shards_corpus(shards)->vocab_size, (long long)model->spec.vocab);
+    GR_CHECK0(run->cfg->logits.k < model->spec.vocab, GR_ERR_CONFIG,
+              "logits.k = %lld: the vocabulary has only %lld tokens", (long long)run->cfg->logits.k,
               (long long)model->spec.vocab);
     st = scribe_open(&w, run, model, shards);
     if (st == GR_OK && gr_comm_rank(c) == 0) st = gr_mkdirs(dir);

@@ -15,8 +15,8 @@ static gr_tensor part_of(const gr_param *p, int part)
     return part == 0 ? p->value : part == 1 ? p->m : p->v;
 }
 
-/* The pieces of all trainable parameters: value and both moments. With `mine`, only those this rank writes. Host buffers: the values
- * themselves on cpu. */
+/* The pieces of all trainable parameters: value and both moments. With `mine`, only those this rank writes. Host
+ * buffers: the values themselves on cpu. */
 static gr_status list_pieces(const gr_trainer *t, bool mine, gr_ckpt_piece **out, char **names, int64_t *n_out)
 {
     gr_status        st = GR_OK;
@@ -33,7 +33,12 @@ static gr_status list_pieces(const gr_trainer *t, bool mine, gr_ckpt_piece **out
             char           *label = name + slot * (GR_NAME_MAX + 8);
             if (mine && slot % gr_comm_size(t->run->comm) != gr_comm_rank(t->run->comm)) continue;
             snprintf(label, GR_NAME_MAX + 8, "%s:%s", part_name[part], p->name);
-            piece[n] = (gr_ckpt_piece){.name = label, .dtype = GR_F32, .rank = p->rank, .first = 0, .count = p->dim[0], .data = part_of(p, part).data};
+            piece[n] = (gr_ckpt_piece){.name = label,
+                                       .dtype = GR_F32,
+                                       .rank = p->rank,
+                                       .first = 0,
+                                       .count = p->dim[0],
+                                       .data = part_of(p, part).data};
             memcpy(piece[n++].dim, p->dim, sizeof p->dim);
         }
     *out = piece;
@@ -64,8 +69,10 @@ static gr_status resume(gr_trainer *t)
     GR_TRY(gr_json_get_str(meta, "checkpoint meta", "inputs", &inputs));
     GR_TRY(gr_json_get_int(meta, "checkpoint meta", "tokens", 0, INT64_MAX, &t->tokens));
     GR_TRY(gr_same_config(t->run->config_text, config, "the newest checkpoint"));
-    GR_CHECK0(!strcmp(inputs, t->inputs), GR_ERR_INPUT,
-              "the inputs changed since the newest checkpoint: it was made from %s, now there is %s; choose another run.out", inputs, t->inputs);
+    GR_CHECK0(
+        !strcmp(inputs, t->inputs), GR_ERR_INPUT,
+        "the inputs changed since the newest checkpoint: it was made from %s, now there is %s; choose another run.out",
+        inputs, t->inputs);
     st = list_pieces(t, false, &piece, &names, &n);
     for (int64_t i = 0; st == GR_OK && i < n; i++) st = gr_ckpt_read(ck, &piece[i]);
     GR_TRY(gr_agree(t->run->comm, st));
@@ -84,8 +91,8 @@ static gr_status save(gr_trainer *t)
     gr_status      st = GR_OK;
     gr_ckpt_piece *piece = NULL;
     char          *names = NULL, *text = NULL;
-    json_t        *meta = json_pack("{s:s, s:s, s:s, s:I}", "program", t->run->program, "config", t->run->config_text, "inputs", t->inputs,
-                                    "tokens", (json_int_t)t->tokens);
+    json_t        *meta = json_pack("{s:s, s:s, s:s, s:I}", "program", t->run->program, "config", t->run->config_text,
+                                    "inputs", t->inputs, "tokens", (json_int_t)t->tokens);
     const double   start = gr_now();
     int64_t        n = 0;
 
@@ -104,7 +111,8 @@ out:
 
 /* ---- life of a trainer ------------------------------------------------------------------------- */
 
-gr_status gr_trainer_open(gr_trainer **out, gr_run *run, gr_model *model, const gr_model *teacher, gr_loader *loader, int64_t n_sum)
+gr_status gr_trainer_open(gr_trainer **out, gr_run *run, gr_model *model, const gr_model *teacher, gr_loader *loader,
+                          int64_t n_sum)
 {
     gr_status        st = GR_OK;
     gr_trainer      *t = NULL;
@@ -116,8 +124,9 @@ gr_status gr_trainer_open(gr_trainer **out, gr_run *run, gr_model *model, const 
         t->run = run;
         t->ops = run->ops;
         t->model = model;
-        snprintf(t->inputs, sizeof t->inputs, "weights %s teacher %s text %s logits %s", model->source, teacher ? teacher->source : "-",
-                 gr_shards_digest(gr_loader_shards(loader)), logits ? gr_logits_spec_of(logits)->teacher : "-");
+        snprintf(t->inputs, sizeof t->inputs, "weights %s teacher %s text %s logits %s", model->source,
+                 teacher ? teacher->source : "-", gr_shards_digest(gr_loader_shards(loader)),
+                 logits ? gr_logits_spec_of(logits)->teacher : "-");
         t->n_sum = n_sum;
         t->sum = gr_view1(NULL, GR_F64, n_sum);
         st = run->ops->alloc(&t->sum.data, (uint64_t)n_sum * sizeof(double), "sums");
@@ -132,8 +141,9 @@ gr_status gr_trainer_open(gr_trainer **out, gr_run *run, gr_model *model, const 
     GR_TRY(gr_agree(run->comm, st));
     GR_TRY(gr_path(path, "%s/metrics.jsonl", run->cfg->run.out));
     GR_TRY(gr_metrics_open(&t->metrics, run->comm, path, t->step));
-    gr_log0("%s: %.3f M parameters, %.3f M of them trained; %d ranks, %d threads each", run->program, (double)gr_params_total(model->params) * 1e-6,
-            (double)gr_params_trainable(model->params) * 1e-6, gr_comm_size(run->comm), run->threads);
+    gr_log0("%s: %.3f M parameters, %.3f M of them trained; %d ranks, %d threads each", run->program,
+            (double)gr_params_total(model->params) * 1e-6, (double)gr_params_trainable(model->params) * 1e-6,
+            gr_comm_size(run->comm), run->threads);
     t->step_start_s = gr_now();
     *out = t;
     t = NULL;
@@ -176,17 +186,18 @@ out:
 
 gr_status gr_trainer_update(gr_trainer *t, double grad_scale, gr_step *done)
 {
-    gr_status         st = GR_OK;
-    const gr_config  *cfg = t->run->cfg;
-    const gr_params  *ps = t->model->params;
+    gr_status        st = GR_OK;
+    const gr_config *cfg = t->run->cfg;
+    const gr_params *ps = t->model->params;
 
     /* On cpu gradients are host memory; another backend reduces through its own communicator. */
     for (int64_t i = 0; i < ps->n_unit; i++)
         if (ps->unit[i].grad.data) gr_sum_f32(t->run->mesh->data, ps->unit[i].grad.data, ps->unit[i].n);
     done->grad_norm = gr_grad_norm(ps, gr_rows(t->sum, 0, 1), grad_scale);
-    GR_CHECK0(isfinite(done->loss) && isfinite(done->grad_norm), GR_ERR_NUMERIC,
-              "step %lld: loss %g, gradient norm %g: not finite; the last checkpoint is intact, a lower optim.lr may help", (long long)t->step,
-              done->loss, done->grad_norm);
+    GR_CHECK0(
+        isfinite(done->loss) && isfinite(done->grad_norm), GR_ERR_NUMERIC,
+        "step %lld: loss %g, gradient norm %g: not finite; the last checkpoint is intact, a lower optim.lr may help",
+        (long long)t->step, done->loss, done->grad_norm);
     done->lr = gr_learning_rate(&cfg->optim, &cfg->schedule, t->step, cfg->train.steps);
     gr_adamw_step(t->model->params, &cfg->optim, done->lr, t->step, grad_scale, done->grad_norm);
 out:
@@ -231,8 +242,8 @@ gr_status gr_trainer_after(gr_trainer *t, const gr_step *done)
     snprintf(note, sizeof note, "loss %.4f, %.0f tokens/s", done->loss, (double)done->tokens / seconds);
     gr_progress(t->run, t->run->program, t->step, cfg->train.steps, note);
     if (t->step % cfg->train.log_every == 0 || last)
-        gr_log0("step %lld/%lld  loss %.5f  lr %.2e  |g| %.3f  %.0f tokens/s", (long long)t->step, (long long)cfg->train.steps, done->loss,
-                done->lr, done->grad_norm, (double)done->tokens / seconds);
+        gr_log0("step %lld/%lld  loss %.5f  lr %.2e  |g| %.3f  %.0f tokens/s", (long long)t->step,
+                (long long)cfg->train.steps, done->loss, done->lr, done->grad_norm, (double)done->tokens / seconds);
     if (t->step % cfg->checkpoint.every == 0 || last) {
         st = save(t);
         if (st == GR_ERR_SAVE && !last) {
@@ -265,7 +276,8 @@ gr_status gr_trainer_finish(gr_trainer *t, const gr_product *product, const gr_s
 
     GR_TRY(gr_agree(t->run->comm, t->local));
     if (done->stop && t->step < t->run->cfg->train.steps) {
-        gr_log0("stopped as asked after step %lld of %lld, saved", (long long)t->step, (long long)t->run->cfg->train.steps);
+        gr_log0("stopped as asked after step %lld of %lld, saved", (long long)t->step,
+                (long long)t->run->cfg->train.steps);
         st = GR_STOP;
         goto out;
     }

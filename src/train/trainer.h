@@ -1,12 +1,13 @@
-/** @file trainer.h  What every training program shares: its output directory, resuming, saving, logging, the loop's bookkeeping.
+/** @file trainer.h  What every training program shares: its output directory, resuming, saving, logging, the loop's
+ * bookkeeping.
  *
  *     run.out/ckpt/step-...     checkpoints (store/checkpoint.h): trainable parameters, optimiser moments, step
  *     run.out/metrics.jsonl     one object per step; cut back at resume to the checkpoint's step
  *     run.out/config.yaml       the resolved configuration
  *     run.out/weights.h5        the product; written last: while it is absent the run is not finished
  *
- * A program that finds its own product, made with the same configuration, has nothing to do. A product or a checkpoint of another
- * configuration is an error, except for keys that cannot change the result (outputs, threads, intervals).
+ * A program that finds its own product, made with the same configuration, has nothing to do. A product or a checkpoint
+ * of another configuration is an error, except for keys that cannot change the result (outputs, threads, intervals).
  */
 #ifndef GR_TRAIN_TRAINER_H
 #define GR_TRAIN_TRAINER_H
@@ -22,11 +23,12 @@ GR_C_BEGIN
 
 /** Equal on all ranks after a step. */
 typedef struct gr_step {
-    double  loss, ce, kl;     /**< means over counted positions [nats]; align: loss is the mean over layers of the normalised error */
-    double  grad_norm, lr;
-    int64_t tokens;           /**< positions that went through the model                                        */
-    bool    stop;             /**< somebody was asked to stop: save and leave                                   */
-    int     n_layer;          /**< align: entries of layer_loss, else 0                                         */
+    double loss, ce,
+        kl; /**< means over counted positions [nats]; align: loss is the mean over layers of the normalised error */
+    double        grad_norm, lr;
+    int64_t       tokens;     /**< positions that went through the model                                        */
+    bool          stop;       /**< somebody was asked to stop: save and leave                                   */
+    int           n_layer;    /**< align: entries of layer_loss, else 0                                         */
     const double *layer_loss; /**< [n_layer]; owned by whoever made the step                                     */
     const double *layer_id;   /**< [n_layer] which layers of the model they are                                  */
 } gr_step;
@@ -34,34 +36,38 @@ typedef struct gr_step {
 typedef struct gr_trainer {
     gr_run       *run;
     const gr_ops *ops;
-    gr_model     *model;      /**< what is trained; borrowed                                                    */
+    gr_model     *model; /**< what is trained; borrowed                                                    */
     gr_ckpt_dir  *ckpt;
     gr_metrics   *metrics;
-    char          inputs[192]; /**< seals and digests of what it learns from: "weights ... teacher ... text ... logits ..." */
-    gr_tensor     sum;        /**< F64 [n_sum] on the backend: sums of a step                                    */
-    double       *host_sum;   /**< the same on the host, one more for "stop" and one for "error"                */
-    int64_t       n_sum;
-    int64_t       step;       /**< steps done                                                                   */
-    int64_t       tokens;     /**< positions trained on so far                                                  */
-    double        step_start_s, saving_s;
-    gr_status     local;      /**< error of this rank that the next reduction will carry to all                 */
+    char inputs[192];   /**< seals and digests of what it learns from: "weights ... teacher ... text ... logits ..." */
+    gr_tensor sum;      /**< F64 [n_sum] on the backend: sums of a step                                    */
+    double   *host_sum; /**< the same on the host, one more for "stop" and one for "error"                */
+    int64_t   n_sum;
+    int64_t   step;   /**< steps done                                                                   */
+    int64_t   tokens; /**< positions trained on so far                                                  */
+    double    step_start_s, saving_s;
+    gr_status local; /**< error of this rank that the next reduction will carry to all                 */
 } gr_trainer;
 
-/** [collective] Lock run.out, load the newest checkpoint into `model` if there is one, open metrics. A checkpoint made from other weights, another teacher, other text or
- * other logits than these is refused. teacher may be NULL. n_sum: sums a step needs. */
-gr_status gr_trainer_open(gr_trainer **t, gr_run *run, gr_model *model, const gr_model *teacher, gr_loader *loader, int64_t n_sum);
+/** [collective] Lock run.out, load the newest checkpoint into `model` if there is one, open metrics. A checkpoint made
+ * from other weights, another teacher, other text or other logits than these is refused. teacher may be NULL. n_sum:
+ * sums a step needs. */
+gr_status gr_trainer_open(gr_trainer **t, gr_run *run, gr_model *model, const gr_model *teacher, gr_loader *loader,
+                          int64_t n_sum);
 void      gr_trainer_close(gr_trainer **t);
 
 /** [local] True while there are steps to do and nobody asked to stop. */
 bool gr_trainer_more(const gr_trainer *t, const gr_step *done);
 
-/** [collective] Add t->sum of all ranks into t->host_sum, and learn whether any rank failed (same status on all ranks) or was asked to stop. */
+/** [collective] Add t->sum of all ranks into t->host_sum, and learn whether any rank failed (same status on all ranks)
+ * or was asked to stop. */
 gr_status gr_trainer_reduce(gr_trainer *t, bool *stop);
 
 /** [collective] Reduce gradients over ranks, clip, update. grad_scale turns the sum into a mean. */
 gr_status gr_trainer_update(gr_trainer *t, double grad_scale, gr_step *done);
 
-/** [collective] Count the step, record it, save a checkpoint when due. GR_ERR_SAVE only after the last attempt failed at the end of the run. */
+/** [collective] Count the step, record it, save a checkpoint when due. GR_ERR_SAVE only after the last attempt failed
+ * at the end of the run. */
 gr_status gr_trainer_after(gr_trainer *t, const gr_step *done);
 
 /** [local] True when held-out text is to be looked at now: every heldout.every steps and after the last. */

@@ -20,8 +20,7 @@ static void slice_fill(void)
         slice[0][b] = crc;
     }
     for (int k = 1; k < 8; k++)
-        for (int b = 0; b < 256; b++)
-            slice[k][b] = slice[k - 1][b] >> 8 ^ slice[0][slice[k - 1][b] & 0xFF];
+        for (int b = 0; b < 256; b++) slice[k][b] = slice[k - 1][b] >> 8 ^ slice[0][slice[k - 1][b] & 0xFF];
 }
 
 uint32_t gr_crc32c_portable(uint32_t crc, const void *data, size_t n)
@@ -39,7 +38,7 @@ uint32_t gr_crc32c_portable(uint32_t crc, const void *data, size_t n)
     return ~crc;
 }
 
-#if defined __x86_64__
+#if defined                                       __x86_64__
 __attribute__((target("sse4.2"))) static uint32_t crc32c_sse42(uint32_t crc, const void *data, size_t n)
 {
     const uint8_t *p = data;

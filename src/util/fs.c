@@ -12,8 +12,8 @@
 #include <unistd.h>
 
 enum {
-    PIECE = 1 << 30,  /* bytes per read or write call: Linux stops at 2 GiB anyway */
-    NAME_KEPT = 200,  /* of a file's name in its temporary name (NAME_MAX is 255)  */
+    PIECE = 1 << 30, /* bytes per read or write call: Linux stops at 2 GiB anyway */
+    NAME_KEPT = 200, /* of a file's name in its temporary name (NAME_MAX is 255)  */
     TREE_DEPTH = 8
 };
 

@@ -17,7 +17,8 @@ enum { GR_PATH_MAX = 4096 };
 gr_status gr_path(char dst[GR_PATH_MAX], const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
 /** Open a regular file for reading; *size in bytes. Symbolic links are followed: a model in the Hugging Face
- * cache is a directory of them. GR_ERR_INPUT when it is missing, unreadable or not a regular file. Close with close(2). */
+ * cache is a directory of them. GR_ERR_INPUT when it is missing, unreadable or not a regular file. Close with close(2).
+ */
 gr_status gr_open_input(const char *path, int *fd, uint64_t *size);
 
 /** Read a whole regular file into counted memory (*data is NUL-terminated, *n excludes the NUL).

@@ -54,7 +54,8 @@ static inline uint16_t gr_f16_of_f32(float x)
         const float r = gr_f32_of_bits(rest) + 0.5f;
         return (uint16_t)(sign | (gr_bits_of_f32(r) - 0x3F000000u));
     }
-    return (uint16_t)(sign | ((rest - 0x38000000u + 0xFFF + (rest >> 13 & 1)) >> 13)); /* 65520 and above carry to Inf */
+    return (uint16_t)(sign |
+                      ((rest - 0x38000000u + 0xFFF + (rest >> 13 & 1)) >> 13)); /* 65520 and above carry to Inf */
 }
 
 static inline float gr_f32_of_f16(uint16_t h)

@@ -15,8 +15,10 @@ static int depth_of(const char *text, size_t n)
     for (size_t i = 0; i < n; i++) {
         const char ch = text[i];
         if (in_string) {
-            if (ch == '\\') i++;
-            else if (ch == '"') in_string = false;
+            if (ch == '\\')
+                i++;
+            else if (ch == '"')
+                in_string = false;
         } else if (ch == '"') {
             in_string = true;
         } else if (ch == '{' || ch == '[') {
@@ -59,7 +61,8 @@ out:
 gr_status gr_json_dump(const json_t *tree, int indent, char **text)
 {
     gr_status    st = GR_OK;
-    const size_t flags = (indent ? JSON_INDENT((size_t)indent) : JSON_COMPACT) | JSON_ENCODE_ANY | JSON_REAL_PRECISION(15);
+    const size_t flags =
+        (indent ? JSON_INDENT((size_t)indent) : JSON_COMPACT) | JSON_ENCODE_ANY | JSON_REAL_PRECISION(15);
     const size_t n = json_dumpb(tree, NULL, 0, flags);
     char        *s = NULL;
 

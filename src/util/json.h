@@ -17,8 +17,8 @@ gr_status gr_json_parse(const char *text, size_t n, const char *name, json_t **o
 /** Read and parse a file. */
 gr_status gr_json_load(const char *path, json_t **out);
 
-/** Serialise (compact when indent is 0) into counted memory. Reals get 15 digits: 1e-06 stays readable, and what needs every bit is
- * stored as hexadecimal text or outside JSON. */
+/** Serialise (compact when indent is 0) into counted memory. Reals get 15 digits: 1e-06 stays readable, and what needs
+ * every bit is stored as hexadecimal text or outside JSON. */
 gr_status gr_json_dump(const json_t *tree, int indent, char **text);
 
 /* Typed members of an object; GR_ERR_INPUT names file, key, what was found and what was expected. */

@@ -3,8 +3,8 @@
 
 void gr_philox(const uint32_t key[2], const uint32_t counter[4], uint32_t out[4])
 {
-    const uint64_t m0 = 0xD2511F53, m1 = 0xCD9E8D57;         /* multipliers, paper table 2 */
-    const uint32_t w0 = 0x9E3779B9, w1 = 0xBB67AE85;         /* golden ratio, sqrt(3) - 1  */
+    const uint64_t m0 = 0xD2511F53, m1 = 0xCD9E8D57; /* multipliers, paper table 2 */
+    const uint32_t w0 = 0x9E3779B9, w1 = 0xBB67AE85; /* golden ratio, sqrt(3) - 1  */
     uint32_t       k0 = key[0], k1 = key[1];
     uint32_t       c0 = counter[0], c1 = counter[1], c2 = counter[2], c3 = counter[3];
 

@@ -17,7 +17,7 @@ void gr_log_identity(const char *program, int rank)
 
 const char *gr_status_name(gr_status st)
 {
-    static const char *const name[] = {"ok",        "stop request",  "locked",        "configuration",
+    static const char *const name[] = {"ok",        "stop request",  "locked",          "configuration",
                                        "bad input", "save failed",   "broken contract", "i/o",
                                        "numeric",   "out of memory", "device"};
     return name[st];

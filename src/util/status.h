@@ -20,16 +20,16 @@ GR_C_BEGIN
 /** Ordered by severity: the larger code wins when ranks agree (comm/comm.h). */
 typedef enum gr_status {
     GR_OK = 0,
-    GR_STOP,       /**< asked to stop (signal, time limit); state saved; not a failure    exit 85 */
-    GR_LOCKED,     /**< another run holds the lock of this output                         exit 75 */
-    GR_ERR_CONFIG, /**< command line or configuration is wrong; do not requeue            exit 2  */
-    GR_ERR_INPUT,  /**< an input file is missing, malformed or damaged; do not requeue    exit 2  */
-    GR_ERR_SAVE,   /**< a checkpoint could not be written                                 exit 86 */
-    GR_ERR_ARG,    /**< a caller broke a contract: a bug in Graft                         exit 1  */
-    GR_ERR_IO,     /**< the file system or HDF5 refused                                   exit 1  */
-    GR_ERR_NUMERIC,/**< NaN or Inf where none may be                                      exit 1  */
-    GR_ERR_NOMEM,  /**< host or device memory exhausted                                   exit 1  */
-    GR_ERR_DEVICE  /**< accelerator error, context still alive                            exit 1  */
+    GR_STOP,        /**< asked to stop (signal, time limit); state saved; not a failure    exit 85 */
+    GR_LOCKED,      /**< another run holds the lock of this output                         exit 75 */
+    GR_ERR_CONFIG,  /**< command line or configuration is wrong; do not requeue            exit 2  */
+    GR_ERR_INPUT,   /**< an input file is missing, malformed or damaged; do not requeue    exit 2  */
+    GR_ERR_SAVE,    /**< a checkpoint could not be written                                 exit 86 */
+    GR_ERR_ARG,     /**< a caller broke a contract: a bug in Graft                         exit 1  */
+    GR_ERR_IO,      /**< the file system or HDF5 refused                                   exit 1  */
+    GR_ERR_NUMERIC, /**< NaN or Inf where none may be                                      exit 1  */
+    GR_ERR_NOMEM,   /**< host or device memory exhausted                                   exit 1  */
+    GR_ERR_DEVICE   /**< accelerator error, context still alive                            exit 1  */
 } gr_status;
 
 const char *gr_status_name(gr_status st);
@@ -53,27 +53,27 @@ void gr_log(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 void gr_log0(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 
 /* All five need `gr_status st` and a label `out:` in the enclosing function. */
-#define GR_TRY(call)                                                                               \
-    do {                                                                                           \
-        if ((st = (call)) != GR_OK) goto out;                                                      \
+#define GR_TRY(call)                                                                                                   \
+    do {                                                                                                               \
+        if ((st = (call)) != GR_OK) goto out;                                                                          \
     } while (0)
-#define GR_FAIL(code, ...)                                                                         \
-    do {                                                                                           \
-        st = gr_fail(__FILE__, __LINE__, (code), __VA_ARGS__);                                     \
-        goto out;                                                                                  \
+#define GR_FAIL(code, ...)                                                                                             \
+    do {                                                                                                               \
+        st = gr_fail(__FILE__, __LINE__, (code), __VA_ARGS__);                                                         \
+        goto out;                                                                                                      \
     } while (0)
-#define GR_CHECK(ok, code, ...)                                                                    \
-    do {                                                                                           \
-        if (!(ok)) GR_FAIL((code), __VA_ARGS__);                                                   \
+#define GR_CHECK(ok, code, ...)                                                                                        \
+    do {                                                                                                               \
+        if (!(ok)) GR_FAIL((code), __VA_ARGS__);                                                                       \
     } while (0)
-#define GR_FAIL0(code, ...)                                                                        \
-    do {                                                                                           \
-        st = gr_fail0(__FILE__, __LINE__, (code), __VA_ARGS__);                                    \
-        goto out;                                                                                  \
+#define GR_FAIL0(code, ...)                                                                                            \
+    do {                                                                                                               \
+        st = gr_fail0(__FILE__, __LINE__, (code), __VA_ARGS__);                                                        \
+        goto out;                                                                                                      \
     } while (0)
-#define GR_CHECK0(ok, code, ...)                                                                   \
-    do {                                                                                           \
-        if (!(ok)) GR_FAIL0((code), __VA_ARGS__);                                                  \
+#define GR_CHECK0(ok, code, ...)                                                                                       \
+    do {                                                                                                               \
+        if (!(ok)) GR_FAIL0((code), __VA_ARGS__);                                                                      \
     } while (0)
 
 GR_C_END

@@ -44,8 +44,8 @@ void gr_text_add(gr_text *t, const char *fmt, ...)
 int gr_utf8_next(const char *s, uint32_t *code)
 {
     const unsigned char *p = (const unsigned char *)s;
-    const int            n = p[0] < 0x80 ? 1 : p[0] < 0xC2 ? -1 : p[0] < 0xE0 ? 2 : p[0] < 0xF0 ? 3 : p[0] < 0xF5 ? 4 : -1;
-    uint32_t             c = p[0];
+    const int n = p[0] < 0x80 ? 1 : p[0] < 0xC2 ? -1 : p[0] < 0xE0 ? 2 : p[0] < 0xF0 ? 3 : p[0] < 0xF5 ? 4 : -1;
+    uint32_t  c = p[0];
 
     if (n == 1) {
         *code = c;
@@ -65,7 +65,8 @@ int gr_utf8_next(const char *s, uint32_t *code)
 /* Control characters, and what YAML takes for a line break, a byte order mark or no character at all. */
 static int must_escape(uint32_t c)
 {
-    return c < 0x20 || (c >= 0x7F && c < 0xA0) || c == 0x2028 || c == 0x2029 || c == 0xFEFF || c == 0xFFFE || c == 0xFFFF;
+    return c < 0x20 || (c >= 0x7F && c < 0xA0) || c == 0x2028 || c == 0x2029 || c == 0xFEFF || c == 0xFFFE ||
+           c == 0xFFFF;
 }
 
 void gr_text_quote(gr_text *t, const char *s)

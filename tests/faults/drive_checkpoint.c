@@ -4,7 +4,8 @@
  *     drive_checkpoint DIR STEPS EVERY KEEP ROWS [alone]
  *
  * Resumes from the newest checkpoint in DIR, goes on to STEPS, saves every EVERY steps and at the end. `alone`: one
- * process without MPI. Prints "resumed S", "saved S", "failed S", "final HASH"; exits with the code of the last save. */
+ * process without MPI. Prints "resumed S", "saved S", "failed S", "final HASH"; exits with the code of the last save.
+ */
 #include "comm/comm.h"
 #include "store/checkpoint.h"
 #include "util/mem.h"
@@ -99,9 +100,11 @@ static int64_t hash(const trainer *t)
 {
     int64_t sum = 0;
 
-    for (int64_t e = 0; e < t->count * COLS; e++) sum += (int64_t)(mix(t->theta[e] + (uint64_t)(t->first * COLS + e)) >> 24);
+    for (int64_t e = 0; e < t->count * COLS; e++)
+        sum += (int64_t)(mix(t->theta[e] + (uint64_t)(t->first * COLS + e)) >> 24);
     for (int64_t r = 0; r < t->count; r++) sum += (int64_t)(mix(t->adam[r] + (uint64_t)(t->first + r) * 977) >> 24);
-    for (int64_t r = 0; r < t->rows && gr_comm_rank(t->c) == 0; r++) sum += (int64_t)(mix((uint64_t)r << 8 | t->flag[r]) >> 24);
+    for (int64_t r = 0; r < t->rows && gr_comm_rank(t->c) == 0; r++)
+        sum += (int64_t)(mix((uint64_t)r << 8 | t->flag[r]) >> 24);
     if (is_last(t)) sum += (int64_t)(mix(t->factor) >> 24);
     gr_sum_i64(t->c, &sum, 1);
     return sum;

@@ -1,4 +1,5 @@
-/* drive_logits LOGITS.h5 EXPECTED.json TOLERANCE: is max |ours - recorded| / max |recorded| within the tolerance? Prints the figure. */
+/* drive_logits LOGITS.h5 EXPECTED.json TOLERANCE: is max |ours - recorded| / max |recorded| within the tolerance?
+ * Prints the figure. */
 #include "store/h5.h"
 #include "tests/check.h"
 #include "util/json.h"
@@ -26,7 +27,8 @@ int main(int argc, char **argv)
         for (size_t i = 0; i < json_array_size(where); i++) {
             const int64_t t = json_integer_value(json_array_get(where, i));
             const json_t *row = json_array_get(json_array_get(all, (size_t)b), i);
-            CHECK((int64_t)json_array_size(row) == dim[2], "%zu logits, expected %lld", json_array_size(row), (long long)dim[2]);
+            CHECK((int64_t)json_array_size(row) == dim[2], "%zu logits, expected %lld", json_array_size(row),
+                  (long long)dim[2]);
             for (int64_t v = 0; v < dim[2]; v++) {
                 const double x = json_number_value(json_array_get(row, (size_t)v));
                 err = fmax(err, fabs(z[(b * dim[1] + t) * dim[2] + v] - x));

@@ -1,5 +1,5 @@
-/* drive_weights A.h5 B.h5 TOLERANCE: same tensors, and values equal to the tolerance relative to each tensor's largest (0: bit for bit)?
- * Prints the largest difference and where it is. */
+/* drive_weights A.h5 B.h5 TOLERANCE: same tensors, and values equal to the tolerance relative to each tensor's largest
+ * (0: bit for bit)? Prints the largest difference and where it is. */
 #include "store/weights.h"
 #include "tests/check.h"
 #include <stdlib.h>
@@ -12,10 +12,13 @@ static double compare(gr_weights *a, gr_weights *b, int64_t i, int64_t j)
     float                *x = NULL, *y = NULL;
     double                err = 0, top = 0;
 
-    CHECK(t->rank == u->rank && !memcmp(t->dim, u->dim, (size_t)t->rank * sizeof *t->dim), "%s: shapes differ", t->name);
+    CHECK(t->rank == u->rank && !memcmp(t->dim, u->dim, (size_t)t->rank * sizeof *t->dim), "%s: shapes differ",
+          t->name);
     for (int d = 0; d < t->rank; d++) n *= t->dim[d];
-    CHECK(gr_alloc(&x, (uint64_t)n, sizeof *x, "a") == GR_OK && gr_alloc(&y, (uint64_t)n, sizeof *y, "b") == GR_OK, "memory");
-    CHECK(gr_weights_read(a, i, 0, t->dim[0], x) == GR_OK && gr_weights_read(b, j, 0, u->dim[0], y) == GR_OK, "%s: read", t->name);
+    CHECK(gr_alloc(&x, (uint64_t)n, sizeof *x, "a") == GR_OK && gr_alloc(&y, (uint64_t)n, sizeof *y, "b") == GR_OK,
+          "memory");
+    CHECK(gr_weights_read(a, i, 0, t->dim[0], x) == GR_OK && gr_weights_read(b, j, 0, u->dim[0], y) == GR_OK,
+          "%s: read", t->name);
     for (int64_t k = 0; k < n; k++) {
         err = fmax(err, fabs((double)x[k] - y[k]));
         top = fmax(top, fabs((double)y[k]));
@@ -35,7 +38,8 @@ int main(int argc, char **argv)
     if (argc != 4) return 2;
     CHECK(gr_weights_open(&a, NULL, argv[1]) == GR_OK && gr_weights_open(&b, NULL, argv[2]) == GR_OK, "open");
     if (check_failed) return 1;
-    CHECK(gr_weights_count(a) == gr_weights_count(b), "%lld tensors and %lld", (long long)gr_weights_count(a), (long long)gr_weights_count(b));
+    CHECK(gr_weights_count(a) == gr_weights_count(b), "%lld tensors and %lld", (long long)gr_weights_count(a),
+          (long long)gr_weights_count(b));
     for (int64_t i = 0; i < gr_weights_count(a) && !check_failed; i++) {
         const char   *name = gr_weights_info(a, i)->name;
         const int64_t j = gr_weights_find(b, name);

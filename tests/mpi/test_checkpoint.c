@@ -65,7 +65,8 @@ static void state_close(state *s)
     s->n = 0;
 }
 
-/* This rank's pieces: `each` consecutive parts of every tensor, dealt in order when turn is 0, backwards when it is 1. */
+/* This rank's pieces: `each` consecutive parts of every tensor, dealt in order when turn is 0, backwards when it is 1.
+ */
 static void state_open(state *s, const gr_comm *c, int each, int turn)
 {
     const int size = gr_comm_size(c), parts = each * size;

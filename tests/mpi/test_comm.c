@@ -11,7 +11,8 @@ timeout: 60
 static void test_agree(const gr_comm *c, int rank, int size)
 {
     for (int bad = 0; bad < size; bad++)
-        CHECK(gr_agree(c, rank == bad ? GR_ERR_IO : GR_OK) == GR_ERR_IO, "rank %d missed the failure of rank %d", rank, bad);
+        CHECK(gr_agree(c, rank == bad ? GR_ERR_IO : GR_OK) == GR_ERR_IO, "rank %d missed the failure of rank %d", rank,
+              bad);
     CHECK(gr_agree(c, GR_OK) == GR_OK, "false alarm");
     CHECK(gr_agree(c, rank == size - 1 ? GR_ERR_DEVICE : GR_ERR_INPUT) == GR_ERR_DEVICE, "the worst wins");
     CHECK(gr_agree(NULL, GR_ERR_INPUT) == GR_ERR_INPUT, "alone");
@@ -79,7 +80,8 @@ static void test_share(void)
             for (int r = 0; r < size; r++) {
                 int64_t first, count;
                 gr_share(n, r, size, &first, &count);
-                CHECK(first == next && count >= n / size && count <= n / size + 1, "%lld over %d, rank %d", (long long)n, size, r);
+                CHECK(first == next && count >= n / size && count <= n / size + 1, "%lld over %d, rank %d",
+                      (long long)n, size, r);
                 next = first + count;
             }
             CHECK(next == n, "%lld over %d: %lld dealt", (long long)n, size, (long long)next);
@@ -114,7 +116,8 @@ int main(int argc, char **argv)
     test_move(NULL, 0, 1);
     test_share();
     test_fault(world, rank, size);
-    CHECK(gr_comm_split_host(world, &host) == GR_OK && gr_comm_size(host) == size && gr_comm_rank(host) == rank, "all on this host");
+    CHECK(gr_comm_split_host(world, &host) == GR_OK && gr_comm_size(host) == size && gr_comm_rank(host) == rank,
+          "all on this host");
     gr_comm_close(&host);
     gr_comm_close(&host);
     gr_barrier(world);

@@ -52,7 +52,8 @@ static gr_status write_shared(const gr_comm *c, const char *path, const float *x
     st = gr_h5_put(tmp, &slot[0], (uint64_t)first * COLS * 4, x + first * COLS, (uint64_t)count * COLS * 4);
     if (st == GR_OK) st = gr_h5_put(tmp, &slot[1], 0, NULL, 0);
     gr_share(BIG, rank, size, &first, &count);
-    if (st == GR_OK) st = gr_h5_put(tmp, &slot[2], (uint64_t)first, b + first, (uint64_t)count + (fail_put && rank == size - 1));
+    if (st == GR_OK)
+        st = gr_h5_put(tmp, &slot[2], (uint64_t)first, b + first, (uint64_t)count + (fail_put && rank == size - 1));
     st = gr_agree(c, st);
     if (st != GR_OK) {
         gr_h5_abandon_shared(c, tmp);
@@ -102,7 +103,8 @@ static void test_shared(const gr_comm *c, const float *x, const uint8_t *b)
 
     CHECK(gr_h5_open_all(c, &f, many, "checkpoint") == GR_OK, "open on all ranks");
     if (f) {
-        CHECK(gr_h5_read_f32(f, "x", ROWS - 1, 1, row) == GR_OK && !memcmp(row, x + (ROWS - 1) * COLS, sizeof row), "last row");
+        CHECK(gr_h5_read_f32(f, "x", ROWS - 1, 1, row) == GR_OK && !memcmp(row, x + (ROWS - 1) * COLS, sizeof row),
+              "last row");
         CHECK(gr_h5_read(f, "big", GR_U8, BIG - 3, 3, tail) == GR_OK && !memcmp(tail, b + BIG - 3, 3), "last bytes");
     }
     gr_h5_close(&f);

@@ -20,13 +20,15 @@ static void check_shape(const gr_comm *world, const int n[GR_AXES])
         int64_t sum = 1, where = m->at[a];
         gr_sum_i64(m->axis[a], &sum, 1);
         gr_sum_i64(m->axis[a], &where, 1);
-        CHECK(sum == m->n[a] && gr_comm_rank(m->axis[a]) == m->at[a], "axis %d: %lld ranks, expected %d", a, (long long)sum, m->n[a]);
+        CHECK(sum == m->n[a] && gr_comm_rank(m->axis[a]) == m->at[a], "axis %d: %lld ranks, expected %d", a,
+              (long long)sum, m->n[a]);
         CHECK(where == (int64_t)m->n[a] * (m->n[a] - 1) / 2, "axis %d: places add up to %lld", a, (long long)where);
         group *= m->n[a];
     }
     gr_sum_i64(m->data, &data, 1);
     CHECK(data == (int64_t)m->n[GR_REPLICATE] * m->n[GR_SHARD], "data: %lld ranks", (long long)data);
-    CHECK(gr_comm_rank(m->data) == m->at[GR_REPLICATE] * m->n[GR_SHARD] + m->at[GR_SHARD], "data: rank %d", gr_comm_rank(m->data));
+    CHECK(gr_comm_rank(m->data) == m->at[GR_REPLICATE] * m->n[GR_SHARD] + m->at[GR_SHARD], "data: rank %d",
+          gr_comm_rank(m->data));
     CHECK(group == gr_comm_size(world), "%lld places", (long long)group);
     gr_mesh_close(&m);
 }
@@ -44,7 +46,8 @@ int main(int argc, char **argv)
             for (int q = 1; q <= ranks; q++)
                 if (ranks % (p * s * q) == 0) check_shape(world, (int[GR_AXES]){p, 0, s, q});
     CHECK(gr_mesh_open(&m, world, (int[GR_AXES]){1, ranks + 1, 1, 1}) == GR_ERR_CONFIG && !m, "too many places");
-    CHECK(gr_mesh_open(&m, world, (int[GR_AXES]){1, 0, ranks + 1, 1}) == GR_ERR_CONFIG && !m, "an axis longer than the world");
+    CHECK(gr_mesh_open(&m, world, (int[GR_AXES]){1, 0, ranks + 1, 1}) == GR_ERR_CONFIG && !m,
+          "an axis longer than the world");
     const int failed = check_failed;
     gr_comm_finalize(&world);
     return failed | check_result();

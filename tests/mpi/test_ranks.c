@@ -1,7 +1,9 @@
-/* P ranks are one rank: the same tokens in the same order, the same loss and gradients to rounding, for a Transformer and a hybrid.
+/* P ranks are one rank: the same tokens in the same order, the same loss and gradients to rounding, for a Transformer
+ * and a hybrid.
  *
- * The oracle is this very rank alone (a NULL communicator) on the whole batch. Gradients are sums over tokens whose order depends on P: fp32 rounding of about 2^-24 per term, over
- * 1e3 terms, grows to some 1e-6; 1e-5 for the loss and 1e-4 for gradients are the issue's bars with room to spare. */
+ * The oracle is this very rank alone (a NULL communicator) on the whole batch. Gradients are sums over tokens whose
+ * order depends on P: fp32 rounding of about 2^-24 per term, over 1e3 terms, grows to some 1e-6; 1e-5 for the loss and
+ * 1e-4 for gradients are the issue's bars with room to spare. */
 /*TEST
 np: 1 2 3 4
 timeout: 120
@@ -13,13 +15,13 @@ timeout: 120
 enum { BATCH = 8, CONTEXT = 24, STEPS = 20 };
 
 typedef struct rig {
-    gr_run      run;
-    gr_mesh     mesh;
-    gr_config   cfg;
-    gr_model   *model;
-    gr_loader  *loader;
-    gr_trainer  t;
-    double      sums[8];
+    gr_run     run;
+    gr_mesh    mesh;
+    gr_config  cfg;
+    gr_model  *model;
+    gr_loader *loader;
+    gr_trainer t;
+    double     sums[8];
 } rig;
 
 /* A trainer without output directory: what a step needs and no more. */
@@ -28,15 +30,23 @@ static void rig_open(rig *r, gr_comm *c, const char *config, const char *weights
     memset(r, 0, sizeof *r);
     r->cfg.data = (gr_cfg_data){.shards = corpus, .context = CONTEXT, .micro_batch = 2};
     r->cfg.train = (gr_cfg_train){.steps = STEPS, .batch = BATCH, .only = "*", .seed = 5, .log_every = 1000};
-    r->cfg.optim = (gr_cfg_optim){.lr = 3e-3, .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .weight_decay = 0.1, .clip = 1.0};
+    r->cfg.optim =
+        (gr_cfg_optim){.lr = 3e-3, .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .weight_decay = 0.1, .clip = 1.0};
     r->cfg.schedule = (gr_cfg_schedule){.kind = "cosine", .warmup = 3, .min_ratio = 0.1};
     r->mesh.data = c;
-    r->run = (gr_run){.comm = c, .mesh = &r->mesh, .cfg = &r->cfg, .program = "test", .config_text = "", .threads = 1, .ops = &gr_ops_cpu};
+    r->run = (gr_run){.comm = c,
+                      .mesh = &r->mesh,
+                      .cfg = &r->cfg,
+                      .program = "test",
+                      .config_text = "",
+                      .threads = 1,
+                      .ops = &gr_ops_cpu};
     if (config)
         CHECK(gr_model_create(&r->model, c, &gr_ops_cpu, config, "", "*", 7) == GR_OK, "model");
     else
         CHECK(gr_model_open(&r->model, c, &gr_ops_cpu, weights, GR_WHOLE, "*", 0) == GR_OK, "model");
-    CHECK(gr_loader_open(&r->loader, c, c, &gr_ops_cpu, &r->cfg.data, &r->cfg.train, "", TINY_VOCAB) == GR_OK, "loader");
+    CHECK(gr_loader_open(&r->loader, c, c, &gr_ops_cpu, &r->cfg.data, &r->cfg.train, "", TINY_VOCAB) == GR_OK,
+          "loader");
     r->t = (gr_trainer){.run = &r->run, .ops = &gr_ops_cpu, .model = r->model, .host_sum = r->sums, .n_sum = 3};
     r->t.sum = gr_view1(NULL, GR_F64, 3);
     CHECK(gr_ops_cpu.alloc(&r->t.sum.data, 3 * sizeof(double), "sums") == GR_OK, "sums");
@@ -61,7 +71,8 @@ static void same_tokens(rig *mine, rig *alone, const gr_comm *c)
         for (int64_t s = 0; s < a.seq.n / CONTEXT; s++, seen++) {
             const int64_t at = first + seen;
             CHECK(gr_loader_get(alone->loader, 3, at / 2, &b) == GR_OK, "oracle");
-            CHECK(!memcmp((int32_t *)a.ids.data + s * CONTEXT, (int32_t *)b.ids.data + at % 2 * CONTEXT, CONTEXT * sizeof(int32_t)),
+            CHECK(!memcmp((int32_t *)a.ids.data + s * CONTEXT, (int32_t *)b.ids.data + at % 2 * CONTEXT,
+                          CONTEXT * sizeof(int32_t)),
                   "sequence %lld differs", (long long)at);
         }
     }
@@ -119,7 +130,9 @@ static void make_hybrid(gr_comm *world, const char *config, const char *path)
     char                 from[GR_PATH_MAX];
 
     gr_path(from, "%s/transformer.h5", tiny_dir());
-    CHECK(gr_model_create(&m, world, &gr_ops_cpu, config, "", "*", 7) == GR_OK && gr_model_save(m, world, from, &by) == GR_OK, "save");
+    CHECK(gr_model_create(&m, world, &gr_ops_cpu, config, "", "*", 7) == GR_OK &&
+              gr_model_save(m, world, from, &by) == GR_OK,
+          "save");
     CHECK(gr_convert(world, from, &convert, &mixer, path, &by) == GR_OK, "convert");
     gr_model_close(&m);
 }

@@ -97,8 +97,8 @@ static void forget_launcher(void)
 
     for (char **e = environ; *e;) {
         const size_t n = strcspn(*e, "=");
-        bool drop = !strncmp(*e, "OMPI_", 5) || !strncmp(*e, "PMIX_", 5) || !strncmp(*e, "PMI_", 4) ||
-                    !strncmp(*e, "ORTE_", 5);
+        bool         drop =
+            !strncmp(*e, "OMPI_", 5) || !strncmp(*e, "PMIX_", 5) || !strncmp(*e, "PMI_", 4) || !strncmp(*e, "ORTE_", 5);
         for (size_t i = 0; i < sizeof keep / sizeof keep[0]; i++)
             if (!strncmp(*e, keep[i], strlen(keep[i]))) drop = false;
         if (drop && n < sizeof name) {
@@ -142,9 +142,10 @@ static int count(const char *what)
     return n;
 }
 
-#define GOOD "run.out=o import.model=m"
+#define GOOD    "run.out=o import.model=m"
 #define TEACHER "run.out=o model.weights=m data.shards=s"
-#define MPIRUN(np, before, mode, args) shell("%s mpirun --oversubscribe -n %d '%s' child %s %s 2>&1", before, np, self, mode, args)
+#define MPIRUN(np, before, mode, args)                                                                                 \
+    shell("%s mpirun --oversubscribe -n %d '%s' child %s %s 2>&1", before, np, self, mode, args)
 
 static void any_number_of_ranks(void)
 {
@@ -172,9 +173,11 @@ static void every_exit_code(void)
         const int code = MPIRUN(2, "GR_LEAKS=fatal", table[i].mode, catches(table[i].mode) ? TEACHER : GOOD);
         CHECK(code == table[i].code, "%s: exit %d, expected %d: %s", table[i].mode, code, table[i].code, said);
     }
-    CHECK(MPIRUN(2, "GR_LEAKS=fatal", "leak", GOOD) == 1 && count("1 blocks of memory were not freed") == 2, "%s", said);
+    CHECK(MPIRUN(2, "GR_LEAKS=fatal", "leak", GOOD) == 1 && count("1 blocks of memory were not freed") == 2, "%s",
+          said);
     CHECK(MPIRUN(1, "", "leak", GOOD) == 0 && count("not freed") == 1, "%s", said);
-    CHECK(MPIRUN(1, "GR_LEAKS=fatal", "same", "missing.yaml") == 2 && count("missing.yaml: No such file") == 1, "%s", said);
+    CHECK(MPIRUN(1, "GR_LEAKS=fatal", "same", "missing.yaml") == 2 && count("missing.yaml: No such file") == 1, "%s",
+          said);
 }
 
 static void backends(void)
@@ -190,17 +193,22 @@ static void answers(void)
     char        path[GR_PATH_MAX];
 
     CHECK(MPIRUN(3, "GR_LEAKS=fatal", "same", "--help") == 0 && count("usage: ") == 1, "%s", said);
-    CHECK(MPIRUN(3, "GR_LEAKS=fatal", "same", "--version") == 0 && count("graft-import ") == 1 && count(" (commit ") == 1,
+    CHECK(MPIRUN(3, "GR_LEAKS=fatal", "same", "--version") == 0 && count("graft-import ") == 1 &&
+              count(" (commit ") == 1,
           "%s", said);
-    CHECK(shell("GR_LEAKS=fatal mpirun --oversubscribe -n 2 '%s' child same --print-config " GOOD, self) == 0, "%s", said);
+    CHECK(shell("GR_LEAKS=fatal mpirun --oversubscribe -n 2 '%s' child same --print-config " GOOD, self) == 0, "%s",
+          said);
     CHECK(count("  out: \"o\"\n") == 1, "%s", said);
     memcpy(printed, said, sizeof said);
-    CHECK(gr_path(path, "%s/printed.yaml", dir) == GR_OK && gr_write_file(path, printed, strlen(printed)) == GR_OK, "write");
-    CHECK(shell("'%s' child same --print-config '%s'", self, path) == 0 && !strcmp(said, printed), "read back:\n%s", said);
+    CHECK(gr_path(path, "%s/printed.yaml", dir) == GR_OK && gr_write_file(path, printed, strlen(printed)) == GR_OK,
+          "write");
+    CHECK(shell("'%s' child same --print-config '%s'", self, path) == 0 && !strcmp(said, printed), "read back:\n%s",
+          said);
     CHECK(MPIRUN(2, "", "same", path) == 0, "%s", said);
     unlink(path);
 
-    CHECK(shell("'%s' child same --help 2>&1 >/dev/full", self) == 1 && count("stdout cannot be written") == 1, "%s", said);
+    CHECK(shell("'%s' child same --help 2>&1 >/dev/full", self) == 1 && count("stdout cannot be written") == 1, "%s",
+          said);
     CHECK(shell("'%s' child nan " GOOD " 2>&1 >/dev/full", self) == 1, "%s", said);
 }
 
@@ -214,14 +222,18 @@ static void threads(void)
     unsetenv("OMP_NUM_THREADS");
     CHECK(shell("taskset -c 0 '%s' child threads " GOOD " 2>&1", self) == 0 && count("uses 1 of 1 threads") == 1,
           "one core: %s", said);
-    CHECK(MPIRUN(4, "taskset -c 0", "threads", GOOD) == 0 && count("uses 1 of 1 threads") == 4, "at least one: %s", said);
+    CHECK(MPIRUN(4, "taskset -c 0", "threads", GOOD) == 0 && count("uses 1 of 1 threads") == 4, "at least one: %s",
+          said);
     if (sysconf(_SC_NPROCESSORS_ONLN) >= 2) {
         CHECK(shell("taskset -c 0,1 '%s' child threads " GOOD " 2>&1", self) == 0 && count("uses 2 of 2 threads") == 1,
               "alone on two cores: %s", said);
-        CHECK(shell("taskset -c 0,1 mpirun --bind-to none -n 2 '%s' child threads " GOOD " 2>&1", self) == 0, "%s", said);
+        CHECK(shell("taskset -c 0,1 mpirun --bind-to none -n 2 '%s' child threads " GOOD " 2>&1", self) == 0, "%s",
+              said);
         CHECK(count("uses 1 of 1 threads") == 2, "two ranks share two cores: %s", said);
         CHECK(shell("mpirun --bind-to none -n 1 taskset -c 0 '%s' child threads " GOOD " : "
-                    "-n 1 taskset -c 1 '%s' child threads " GOOD " 2>&1", self, self) == 0, "%s", said);
+                    "-n 1 taskset -c 1 '%s' child threads " GOOD " 2>&1",
+                    self, self) == 0,
+              "%s", said);
         CHECK(count("uses 1 of 1 threads") == 2, "ranks bound to a core each: %s", said);
     }
 }

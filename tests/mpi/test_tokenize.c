@@ -1,5 +1,5 @@
-/* Any number of ranks makes the same corpus, byte for byte, as one rank does; and when something fails on one rank, all end with
- * the same status and no index. */
+/* Any number of ranks makes the same corpus, byte for byte, as one rank does; and when something fails on one rank, all
+ * end with the same status and no index. */
 /*TEST
 np: 1 2 3 4
 timeout: 60
@@ -50,17 +50,22 @@ static void write_tokenizer(void)
     json_decref(cases);
 }
 
-/* Prose with lines of 0 to 300 bytes, blank lines of several kinds, CRLF, NUL, long lines, and no newline at the end. */
+/* Prose with lines of 0 to 300 bytes, blank lines of several kinds, CRLF, NUL, long lines, and no newline at the end.
+ */
 static void write_prose(const char *name, uint64_t seed, int64_t lines)
 {
-    static const char *const word[] = {"license", "the", "You", "naïve", "2.0", "work,", "\xF0\x9F\x98\x80", "<|endoftext|>"};
+    static const char *const word[] = {"license",          "the",          "You", "naïve", "2.0", "work,",
+                                       "\xF0\x9F\x98\x80", "<|endoftext|>"};
     gr_bytes                 b = {0};
 
     for (int64_t i = 0; i < lines; i++) {
-        const int kind = (int)(gr_uniform(seed, 1, (uint64_t)i) * 12), n = kind > 8 ? 0 : kind * 6 + (i % 97 == 0 ? 400 : 0);
+        const int kind = (int)(gr_uniform(seed, 1, (uint64_t)i) * 12),
+                  n = kind > 8 ? 0 : kind * 6 + (i % 97 == 0 ? 400 : 0);
         for (int k = 0; k < n; k++) {
             const char *w = word[(int)(gr_uniform(seed, 2, (uint64_t)(i * 1000 + k)) * 8)];
-            CHECK(gr_bytes_push(&b, w, (int64_t)strlen(w)) == GR_OK && gr_bytes_push(&b, k % 50 == 7 ? "\0" : " ", 1) == GR_OK, "push");
+            CHECK(gr_bytes_push(&b, w, (int64_t)strlen(w)) == GR_OK &&
+                      gr_bytes_push(&b, k % 50 == 7 ? "\0" : " ", 1) == GR_OK,
+                  "push");
         }
         if (kind == 9) CHECK(gr_bytes_push(&b, " \t ", 3) == GR_OK, "push");
         if (kind % 4 == 1) CHECK(gr_bytes_push(&b, "\r", 1) == GR_OK, "push");
@@ -76,7 +81,9 @@ static void write_input(void)
     char              line[256];
     gr_bytes          b = {0};
 
-    CHECK(gr_mkdirs(in_dir("text/sub")) == GR_OK && gr_mkdirs(in_dir("jsonl")) == GR_OK && gr_mkdirs(in_dir("bad")) == GR_OK, "mkdirs");
+    CHECK(gr_mkdirs(in_dir("text/sub")) == GR_OK && gr_mkdirs(in_dir("jsonl")) == GR_OK &&
+              gr_mkdirs(in_dir("bad")) == GR_OK,
+          "mkdirs");
     write_tokenizer();
     write_prose("text/a.txt", 1, 900);
     write_prose("text/b.txt", 2, 3);
@@ -85,8 +92,10 @@ static void write_input(void)
     write_prose("text/sub/c.txt", 3, 500);
     put("text/sub/zz.txt", "\n", 1);
     for (int i = 0; i < 700; i++) {
-        const int n = snprintf(line, sizeof line, "{\"id\": %d, \"text\": \"Line %d\\n\\u00e9 %.*s\"}%s", i, i * i, i % 90,
-                               "the license and the work and the work and the license and so on and on and so forth and", i % 5 ? "\n" : "\r\n\n");
+        const int n =
+            snprintf(line, sizeof line, "{\"id\": %d, \"text\": \"Line %d\\n\\u00e9 %.*s\"}%s", i, i * i, i % 90,
+                     "the license and the work and the work and the license and so on and on and so forth and",
+                     i % 5 ? "\n" : "\r\n\n");
         CHECK(gr_bytes_push(&b, line, n) == GR_OK, "push");
     }
     CHECK(gr_bytes_push(&b, end, (int64_t)strlen(end)) == GR_OK, "push");
@@ -99,13 +108,14 @@ static void write_input(void)
 
 /* ---- runs ---------------------------------------------------------------------------------------------- */
 
-static gr_tokenize_options options(const char *const *inputs, int64_t n_input, gr_document document, const char *out_dir)
+static gr_tokenize_options options(const char *const *inputs, int64_t n_input, gr_document document,
+                                   const char *out_dir)
 {
     static char tokenizer[GR_PATH_MAX];
 
     snprintf(tokenizer, sizeof tokenizer, "%s", in_dir("tokenizer.json"));
-    return (gr_tokenize_options){inputs,    n_input, {document, "text", 12000, false}, tokenizer, "<|endoftext|>", out_dir,
-                                 "test: 1\n"};
+    return (gr_tokenize_options){inputs,  n_input,    {document, "text", 12000, false}, tokenizer, "<|endoftext|>",
+                                 out_dir, "test: 1\n"};
 }
 
 static bool same_file(const char *a, const char *b)
@@ -114,7 +124,8 @@ static bool same_file(const char *a, const char *b)
     uint64_t n = 0, m = 0;
     bool     same;
 
-    same = gr_read_file(a, 1 << 24, &x, &n) == GR_OK && gr_read_file(b, 1 << 24, &y, &m) == GR_OK && n == m && !memcmp(x, y, n);
+    same = gr_read_file(a, 1 << 24, &x, &n) == GR_OK && gr_read_file(b, 1 << 24, &y, &m) == GR_OK && n == m &&
+           !memcmp(x, y, n);
     gr_free(&x);
     gr_free(&y);
     return same;
@@ -129,7 +140,8 @@ static void same_tree(const char *a, const char *b)
     CHECK(gr_list(a, &x, &n) == GR_OK && gr_list(b, &y, &m) == GR_OK && n == m, "%d and %d files", (int)n, (int)m);
     for (int64_t i = 0; i < n && i < m; i++) {
         CHECK(!strcmp(x[i], y[i]), "%s and %s", x[i], y[i]);
-        CHECK(gr_path(p, "%s/%s", a, x[i]) == GR_OK && gr_path(q, "%s/%s", b, x[i]) == GR_OK && same_file(p, q), "%s differs", x[i]);
+        CHECK(gr_path(p, "%s/%s", a, x[i]) == GR_OK && gr_path(q, "%s/%s", b, x[i]) == GR_OK && same_file(p, q),
+              "%s differs", x[i]);
     }
     gr_names_free(&x, n);
     gr_names_free(&y, m);
@@ -182,10 +194,11 @@ static void test_document(const char *input, gr_document document)
         o.out_dir = other;
         o.reading.unit_bytes = unit[i];
         CHECK(gr_tokenize_corpus(world, &o, &b) == GR_OK, "unit of %d", (int)unit[i]);
-        CHECK(b.n_empty == a.n_empty && b.n_doc == a.n_doc, "%s, unit of %d: %d documents and %d empty, not %d and %d", input,
-              (int)unit[i], (int)b.n_doc, (int)b.n_empty, (int)a.n_doc, (int)a.n_empty);
+        CHECK(b.n_empty == a.n_empty && b.n_doc == a.n_doc, "%s, unit of %d: %d documents and %d empty, not %d and %d",
+              input, (int)unit[i], (int)b.n_doc, (int)b.n_empty, (int)a.n_doc, (int)a.n_empty);
         stream_of(other, &y, &m_doc);
-        CHECK(x.n == y.n && n_doc == m_doc && !memcmp(x.v, y.v, (size_t)x.n * sizeof *x.v), "unit of %d: another stream", (int)unit[i]);
+        CHECK(x.n == y.n && n_doc == m_doc && !memcmp(x.v, y.v, (size_t)x.n * sizeof *x.v),
+              "unit of %d: another stream", (int)unit[i]);
         gr_barrier(world);
         if (gr_comm_rank(world) == 0) CHECK(gr_remove_tree(other) == GR_OK, "remove");
         gr_barrier(world);
@@ -209,7 +222,8 @@ static void test_small(void)
         {GR_DOCUMENT_PARAGRAPH, "\n \na\nb\r\n\r\n\t\nc d\n\n\ne\r\nf\r\n", "a\nb|c d|e\r\nf|"},
         {GR_DOCUMENT_PARAGRAPH, "one\ntwo\nthree", "one\ntwo\nthree|"},
         {GR_DOCUMENT_PARAGRAPH, "   \n  x\n     ", "  x|"},
-        {GR_DOCUMENT_JSONL, "{\"text\":\"a\"}\n\n {\"text\":\"b\\n\"}\r\n{\"text\":\"\"}\n{\"text\":\"c\"}", "a|b\n|c|"},
+        {GR_DOCUMENT_JSONL, "{\"text\":\"a\"}\n\n {\"text\":\"b\\n\"}\r\n{\"text\":\"\"}\n{\"text\":\"c\"}",
+         "a|b\n|c|"},
         {GR_DOCUMENT_FILE, "all\nof it\n", "all\nof it\n|"},
     };
     char         path[GR_PATH_MAX];
@@ -250,17 +264,17 @@ static void expect_failure(const gr_tokenize_options *o, gr_status expect, const
 
     code[1] = -code[0];
     gr_max_i64(world, code, 2);
-    CHECK(code[0] == expect && code[1] == -(int64_t)expect, "%s: statuses from %d to %d, expected %d", what, (int)-code[1], (int)code[0],
-          (int)expect);
+    CHECK(code[0] == expect && code[1] == -(int64_t)expect, "%s: statuses from %d to %d, expected %d", what,
+          (int)-code[1], (int)code[0], (int)expect);
     CHECK(gr_path(index, "%s/index.json", o->out_dir) == GR_OK && !gr_exists(index), "%s: there is an index", what);
     gr_barrier(world);
 }
 
 static void test_failures(void)
 {
-    char               bad[GR_PATH_MAX], text[GR_PATH_MAX], glob[GR_PATH_MAX], empty[GR_PATH_MAX], out_dir[GR_PATH_MAX];
-    char               json[GR_PATH_MAX], fault[32];
-    const char        *one[] = {bad}, *good[] = {text}, *none[] = {glob}, *nothing[] = {empty}, *lines[] = {json};
+    char        bad[GR_PATH_MAX], text[GR_PATH_MAX], glob[GR_PATH_MAX], empty[GR_PATH_MAX], out_dir[GR_PATH_MAX];
+    char        json[GR_PATH_MAX], fault[32];
+    const char *one[] = {bad}, *good[] = {text}, *none[] = {glob}, *nothing[] = {empty}, *lines[] = {json};
     gr_tokenize_options o;
     gr_tokenize_report  report = {0};
 
@@ -277,7 +291,8 @@ static void test_failures(void)
     o.reading.unit_bytes = 5; /* the bad line is in the second of four units */
     expect_failure(&o, GR_ERR_INPUT, "bad UTF-8");
     o.reading.replace_invalid = true;
-    CHECK(gr_tokenize_corpus(world, &o, &report) == GR_OK && report.n_replaced == 1 && report.n_kept > 0 && report.n_doc == 3,
+    CHECK(gr_tokenize_corpus(world, &o, &report) == GR_OK && report.n_replaced == 1 && report.n_kept > 0 &&
+              report.n_doc == 3,
           "replaced %d, kept %d", (int)report.n_replaced, (int)report.n_kept);
     o = options(none, 1, GR_DOCUMENT_LINE, in_dir("failed2"));
     expect_failure(&o, GR_ERR_INPUT, "no such file");
@@ -307,8 +322,8 @@ static void test_failures(void)
     unsetenv("GR_FAULT");
     if (gr_comm_rank(world) == 0) CHECK(truncate(in_dir("again/shard-00002.h5"), 100) == 0, "truncate");
     gr_barrier(world);
-    CHECK(gr_tokenize_corpus(world, &o, &report) == GR_OK && report.n_kept == report.n_shard - 1, "kept %d of %d", (int)report.n_kept,
-          (int)report.n_shard);
+    CHECK(gr_tokenize_corpus(world, &o, &report) == GR_OK && report.n_kept == report.n_shard - 1, "kept %d of %d",
+          (int)report.n_kept, (int)report.n_shard);
     CHECK(gr_tokenize_corpus(world, &o, &report) == GR_OK && report.n_kept == report.n_shard, "all kept");
     o.eos = NULL;
     CHECK(gr_tokenize_corpus(world, &o, &report) == GR_OK && report.n_kept == 0, "another eos, other shards");

@@ -14,13 +14,17 @@ timeout: 60
 enum { N = 6, BIG = 4000000 };
 
 static const gr_tensor_info tensor[N] = {
-    {"embed.weight", GR_BF16, 2, {1001, 7, 1, 1}}, {"a.scalar", GR_F32, 0, {1, 1, 1, 1}},   {"one_row", GR_F32, 2, {1, 12345, 1, 1}},
-    {"norm", GR_F16, 1, {33, 1, 1, 1}},            {"conv", GR_F32, 4, {5, 3, 2, 4}},       {"big", GR_F32, 2, {BIG, 5, 1, 1}}, /* 80 MB: two pieces */
+    {"embed.weight", GR_BF16, 2, {1001, 7, 1, 1}},
+    {"a.scalar", GR_F32, 0, {1, 1, 1, 1}},
+    {"one_row", GR_F32, 2, {1, 12345, 1, 1}},
+    {"norm", GR_F16, 1, {33, 1, 1, 1}},
+    {"conv", GR_F32, 4, {5, 3, 2, 4}},
+    {"big", GR_F32, 2, {BIG, 5, 1, 1}}, /* 80 MB: two pieces */
 };
 
 typedef struct source {
-    int     fail;  /* this rank: at which call; -1 never */
-    int     nan;   /* this rank: the same, NaN           */
+    int     fail; /* this rank: at which call; -1 never */
+    int     nan;  /* this rank: the same, NaN           */
     int     calls;
     int64_t bytes;
 } source;
@@ -55,7 +59,8 @@ static gr_status give(void *user, int64_t i, int64_t first, int64_t count, void 
 
 static gr_weights_plan plan_of(void)
 {
-    const gr_weights_plan plan = {tensor, N, "{\"layers\": 2}", "", "attn,gdn", {"test", "0", "abc", "2026-01-01T00:00:00Z", "a: 1\n", "[]"}};
+    const gr_weights_plan plan = {tensor, N,          "{\"layers\": 2}",
+                                  "",     "attn,gdn", {"test", "0", "abc", "2026-01-01T00:00:00Z", "a: 1\n", "[]"}};
 
     return plan;
 }
@@ -72,8 +77,8 @@ static void same_as_one_rank(const gr_comm *c, const char *dir)
     CHECK(gr_weights_write(c, path, &plan, give, &all) == GR_OK, "write");
     if (gr_comm_rank(c) == 0) CHECK(gr_weights_write(NULL, alone, &plan, give, &one) == GR_OK, "write alone");
     gr_bcast(c, &one, sizeof one, 0);
-    CHECK(all.bytes < one.bytes / gr_comm_size(c) + 100000, "%lld of %lld bytes on one rank of %d", (long long)all.bytes, (long long)one.bytes,
-          gr_comm_size(c));
+    CHECK(all.bytes < one.bytes / gr_comm_size(c) + 100000, "%lld of %lld bytes on one rank of %d",
+          (long long)all.bytes, (long long)one.bytes, gr_comm_size(c));
     bytes = all.bytes;
     gr_sum_i64(c, &bytes, 1);
     CHECK(bytes == one.bytes, "all ranks wrote %lld bytes, one alone %lld", (long long)bytes, (long long)one.bytes);
@@ -102,10 +107,12 @@ static void read_back(const gr_comm *c, const char *dir)
         gr_share(rows, gr_comm_size(c) - 1 - gr_comm_rank(c), gr_comm_size(c), &first, &count);
         CHECK(at >= 0 && gr_weights_read(w, at, first, count, x) == GR_OK, "read %s", tensor[i].name);
         for (int64_t e = 0; e < count * row && !check_failed && tensor[i].dtype == GR_F32; e++)
-            CHECK(x[e] == value(i, first * row + e), "%s: element %lld of row %lld", tensor[i].name, (long long)e, (long long)first);
+            CHECK(x[e] == value(i, first * row + e), "%s: element %lld of row %lld", tensor[i].name, (long long)e,
+                  (long long)first);
         CHECK(gr_weights_read_raw(w, at, first, count, x) == GR_OK, "read raw %s", tensor[i].name);
         for (int64_t e = 0; e < count * row && !check_failed && tensor[i].dtype != GR_F32; e++)
-            CHECK(((uint16_t *)(void *)x)[e] == 0x3C00 + (int)value(i, first * row + e), "%s: element %lld", tensor[i].name, (long long)e);
+            CHECK(((uint16_t *)(void *)x)[e] == 0x3C00 + (int)value(i, first * row + e), "%s: element %lld",
+                  tensor[i].name, (long long)e);
     }
     gr_free(&x);
     gr_weights_close(&w);

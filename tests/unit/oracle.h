@@ -1,7 +1,7 @@
 /** @file oracle.h  What the tests of operations share: numbers, poison, finite differences, equality of bits.
  *
- * An oracle is a plain fp64 loop in the test itself. Gradients are not trusted to any formula: they are central differences
- * of that oracle, exact to about 1e-9 here, so a tolerance measures the fp32 of the operation alone.
+ * An oracle is a plain fp64 loop in the test itself. Gradients are not trusted to any formula: they are central
+ * differences of that oracle, exact to about 1e-9 here, so a tolerance measures the fp32 of the operation alone.
  */
 #ifndef GR_TESTS_UNIT_ORACLE_H
 #define GR_TESTS_UNIT_ORACLE_H
@@ -67,11 +67,11 @@ static inline double *widen(const float *x, int64_t n)
     return y;
 }
 
-/** g against d f / d x by central differences, at all elements or, where there are many, at 40 of them; `base` is what g
- * held before (NULL: nothing). f reads x. Relative to the largest difference seen, but at least 0.01: terms of order 1 may
- * cancel. */
-static inline void check_grad(const char *what, const float *g, const float *base, double *x, int64_t n, double (*f)(const void *),
-                              const void *ctx, double tol)
+/** g against d f / d x by central differences, at all elements or, where there are many, at 40 of them; `base` is what
+ * g held before (NULL: nothing). f reads x. Relative to the largest difference seen, but at least 0.01: terms of order
+ * 1 may cancel. */
+static inline void check_grad(const char *what, const float *g, const float *base, double *x, int64_t n,
+                              double (*f)(const void *), const void *ctx, double tol)
 {
     const int64_t step = n > 40 ? n / 40 : 1;
     double        err = 0, top = 0;

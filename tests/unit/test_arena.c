@@ -125,8 +125,10 @@ static void out_of_memory(void)
         fail_after = k;
         for (int i = 0; i < 10; i++) {
             gr_tensor t = gr_take1(a, GR_F32, 1 << (16 + i / 2));
-            if (!t.data) seen = true;
-            else *(float *)t.data = 1;
+            if (!t.data)
+                seen = true;
+            else
+                *(float *)t.data = 1;
         }
         CHECK(seen == (gr_arena_status(a) != GR_OK), "a failure and the status disagree");
         if (seen) CHECK(gr_arena_status(a) == GR_ERR_NOMEM, "status %s", gr_status_name(gr_arena_status(a)));

@@ -42,7 +42,8 @@ static void every_entry(const gr_ops *ops)
 {
     const void *const *entry = (const void *const *)(const void *)ops;
 
-    for (size_t i = 0; i < sizeof *ops / sizeof *entry; i++) CHECK(entry[i] != NULL, "entry %zu of the table is empty", i);
+    for (size_t i = 0; i < sizeof *ops / sizeof *entry; i++)
+        CHECK(entry[i] != NULL, "entry %zu of the table is empty", i);
 }
 
 static void memory(const gr_ops *ops)
@@ -62,7 +63,8 @@ static void memory(const gr_ops *ops)
     CHECK(!p && gr_mem_live() == before, "free");
 }
 
-/* OpenBLAS reads OPENBLAS_CORETYPE when it is loaded. So start again with Haswell kernels, as if it did not know this CPU. */
+/* OpenBLAS reads OPENBLAS_CORETYPE when it is loaded. So start again with Haswell kernels, as if it did not know this
+ * CPU. */
 int main(int argc, char **argv)
 {
     const bool    again = argc > 1;

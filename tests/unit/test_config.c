@@ -19,7 +19,8 @@ static void put_bytes(const char *name, const char *text, uint64_t n)
     char  path[GR_PATH_MAX];
     FILE *f = NULL;
 
-    if (gr_path(path, "%s/%s", dir, name) == GR_OK) f = fopen(path, "w"); /* gr_write_file waits for the disk each time */
+    if (gr_path(path, "%s/%s", dir, name) == GR_OK)
+        f = fopen(path, "w"); /* gr_write_file waits for the disk each time */
     CHECK(f && fwrite(text, 1, n, f) == n && !fclose(f), "cannot write %s", name);
 }
 
@@ -34,11 +35,11 @@ enum { MAX_ARGS = 8 };
 static gr_status open_config(gr_config **cfg, gr_cli *what, const char *program, char *said, size_t size, int n,
                              const char *const *args)
 {
-    char       path[MAX_ARGS][GR_PATH_MAX], *argv[MAX_ARGS + 2] = {(char *)(uintptr_t)"graft"};
-    const int  keep = dup(STDERR_FILENO);
-    FILE      *log = tmpfile();
-    size_t     got;
-    gr_status  st;
+    char      path[MAX_ARGS][GR_PATH_MAX], *argv[MAX_ARGS + 2] = {(char *)(uintptr_t) "graft"};
+    const int keep = dup(STDERR_FILENO);
+    FILE     *log = tmpfile();
+    size_t    got;
+    gr_status st;
 
     for (int i = 0; i < n; i++) {
         const size_t len = strlen(args[i]);
@@ -86,7 +87,8 @@ static const hostile refused[] = {
     {"align", "train:\n  batch: -3\n", NULL, "x.yaml:2: train.batch = -3: below the least value 1 [sequences]"},
     {"align", "train:\n  batch: 16777217\n", NULL, "above the greatest value 16777216 [sequences]"},
     {"align", "train:\n  batch: 99999999999999999999\n", NULL, "above the greatest value 16777216"},
-    {"align", "train:\n  seed: 9223372036854775808\n", NULL, "train.seed = 9223372036854775808: above the greatest value"},
+    {"align", "train:\n  seed: 9223372036854775808\n", NULL,
+     "train.seed = 9223372036854775808: above the greatest value"},
     {"align", "train:\n  seed: -99999999999999999999\n", NULL, "below the least value 0"},
     {"align", "train:\n  batch: 1.0\n", NULL, "train.batch = 1.0: expected an integer"},
     {"align", "train:\n  batch: 1e3\n", NULL, "expected an integer"},
@@ -211,8 +213,8 @@ static void refuse_hostile(void)
         if (h->yaml) put("x.yaml", h->yaml), args[n++] = "x.yaml";
         if (h->arg) args[n++] = h->arg;
         st = open_config(&cfg, &what, h->program, said, sizeof said, n, args);
-        CHECK(st == GR_ERR_CONFIG && !cfg, "case %zu: status %s for\n%s%s", i, gr_status_name(st), h->yaml ? h->yaml : "",
-              h->arg ? h->arg : "");
+        CHECK(st == GR_ERR_CONFIG && !cfg, "case %zu: status %s for\n%s%s", i, gr_status_name(st),
+              h->yaml ? h->yaml : "", h->arg ? h->arg : "");
         CHECK(strstr(said, h->says), "case %zu: expected \"%s\" in\n%s", i, h->says, said);
         CHECK(strlen(said) < 2048, "case %zu: an endless message", i);
         gr_config_close(&cfg);
@@ -364,7 +366,7 @@ static gr_config *parse(const char *program, const char *text)
 
 /* All strings, of all sections, odd. */
 static const char shared[] = ""
-#define GR_SECTION(section, doc)         #section ":\n"
+#define GR_SECTION(section, doc)          #section ":\n"
 #define GR_STR(section, key, preset, doc) "  " #key ": '${GR_ODD}'\n"
 #define GR_STRS(section, key, doc)        "  " #key ": [a, '${GR_ODD}', 'no', '1', ' ']\n"
 #include "config/keys.def"
@@ -378,13 +380,15 @@ static void round_trips(void)
 #include "config/programs.def"
     };
 #undef GR_PROGRAM
-    static const char odd[] = "a\"\\\n\t\x01\x7f '#: - \xc3\xa9 \xc2\x85\xe2\x80\xa8\xef\xbb\xbf\xef\xbf\xbf\xf0\x9f\x98\x80 $${ ${ $$ ~";
+    static const char odd[] =
+        "a\"\\\n\t\x01\x7f '#: - \xc3\xa9 \xc2\x85\xe2\x80\xa8\xef\xbb\xbf\xef\xbf\xbf\xf0\x9f\x98\x80 $${ ${ $$ ~";
 
     setenv("GR_ODD", odd, 1);
     put("shared.yaml", shared);
     put("all.yaml", "base: shared.yaml\nrun: {threads: 4096}\n");
-    put("numbers.yaml", "base: all.yaml\n"
-                        "optim: {lr: 0.1, eps: 1.2345678901234567e-17, clip: 3e8}\ntrain: {seed: 9223372036854775807}\n");
+    put("numbers.yaml",
+        "base: all.yaml\n"
+        "optim: {lr: 0.1, eps: 1.2345678901234567e-17, clip: 3e8}\ntrain: {seed: 9223372036854775807}\n");
     for (size_t i = 0; i < sizeof programs / sizeof programs[0]; i++) {
         const bool trains = strstr(gr_program_find(programs[i])->sections, "optim");
         gr_config *a = ACCEPT(programs[i], trains ? "numbers.yaml" : "all.yaml"), *b = NULL;
@@ -419,11 +423,16 @@ static void print_is_readable(void)
 
     CHECK(gr_config_print(cfg, "teacher", &text) == GR_OK && gr_config_help("extend", &help) == GR_OK, "print");
     CHECK(strstr(text, "\n# the process\nrun:\n  # where the result goes"), "%s", text);
-    CHECK(strstr(help, "\noptim: AdamW\n  optim.lr                   number, 0 to 1000; default 3e-4\n      peak learning rate\n"), "%s", help);
+    CHECK(
+        strstr(
+            help,
+            "\noptim: AdamW\n  optim.lr                   number, 0 to 1000; default 3e-4\n      peak learning rate\n"),
+        "%s", help);
     CHECK(strstr(text, "(integer, 1 to 16777216 [tokens]; default 1024)\n  context: 1024\n"), "%s", text);
     CHECK(strstr(text, "(cpu | cuda; default cpu)\n  backend: cpu\n"), "%s", text);
     CHECK(strstr(text, "(string; must be given)\n  out: \"o\"\n"), "%s", text);
-    CHECK(strstr(help, "  heldout.every              integer >= 1 [steps]; default 100\n      evaluate so often"), "%s", help);
+    CHECK(strstr(help, "  heldout.every              integer >= 1 [steps]; default 100\n      evaluate so often"), "%s",
+          help);
     CHECK(!strstr(help, "convert."), "%s", help);
     gr_free(&text);
     gr_free(&help);

@@ -12,8 +12,8 @@ int main(void)
 {
     enum { N = 4099 };
     static uint8_t data[N];
-    uint8_t        b[48] = {0x01, 0xC0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x14, 0, 0, 0, 0, 0, 4, 0, 0, 0, 0, 0x14, 0, 0, 0, 0x18, 0x28,
-                           0, 0, 0, 0, 0, 0, 0, 2};
+    uint8_t        b[48] = {0x01, 0xC0, 0, 0, 0, 0, 0,    0, 0, 0, 0,    0,    0, 0, 0, 0, 0x14, 0, 0, 0, 0,
+                            0,    4,    0, 0, 0, 0, 0x14, 0, 0, 0, 0x18, 0x28, 0, 0, 0, 0, 0,    0, 0, 2};
 
     CHECK(gr_crc32c(0, b, 48) == 0xD9963A56, "an iSCSI read command");
     memset(b, 0, 32);
@@ -30,8 +30,10 @@ int main(void)
     for (int i = 0; i < N; i++) data[i] = (uint8_t)(256 * gr_uniform(1, 2, (uint64_t)i));
     for (int from = 0; from < 9; from++) {
         for (int n = 0; n < 64; n++) {
-            CHECK(gr_crc32c(0, data + from, (size_t)n) == gr_crc32c_portable(0, data + from, (size_t)n), "%d bytes from %d", n, from);
-            CHECK(gr_crc32c(gr_crc32c(0, data, (size_t)n), data + n, (size_t)(N - n)) == gr_crc32c(0, data, N), "in two pieces, %d", n);
+            CHECK(gr_crc32c(0, data + from, (size_t)n) == gr_crc32c_portable(0, data + from, (size_t)n),
+                  "%d bytes from %d", n, from);
+            CHECK(gr_crc32c(gr_crc32c(0, data, (size_t)n), data + n, (size_t)(N - n)) == gr_crc32c(0, data, N),
+                  "in two pieces, %d", n);
         }
     }
     CHECK(gr_crc32c(3, data, N) == gr_crc32c_portable(3, data, N), "hardware and tables differ");

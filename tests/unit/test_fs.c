@@ -28,8 +28,9 @@ static const char *in_dir(const char *name)
 
 static void test_paths(void)
 {
-    static const char *const of[][2] = {{"a/b", "a"}, {"a", "."}, {"/a", "/"}, {"/", "/"}, {"a/b/", "a"}, {"a//b", "a"}, {"//a", "/"}, {"./a", "."}, {"a/", "."}};
-    char d[GR_PATH_MAX], longest[GR_PATH_MAX + 1], expected[64];
+    static const char *const of[][2] = {{"a/b", "a"},  {"a", "."},   {"/a", "/"},  {"/", "/"}, {"a/b/", "a"},
+                                        {"a//b", "a"}, {"//a", "/"}, {"./a", "."}, {"a/", "."}};
+    char                     d[GR_PATH_MAX], longest[GR_PATH_MAX + 1], expected[64];
 
     for (size_t i = 0; i < sizeof of / sizeof *of; i++)
         CHECK(gr_dirname(d, of[i][0]) == GR_OK && !strcmp(d, of[i][1]), "directory of %s: %s", of[i][0], d);
@@ -53,7 +54,9 @@ static void test_read_write(void)
     CHECK(gr_write_file(path, "old", 3) == GR_OK && gr_write_file(path, "newer", 5) == GR_OK, "write twice");
     CHECK(gr_read_file(path, 5, &text, &n) == GR_OK && n == 5 && !strcmp(text, "newer"), "read");
     gr_free(&text);
-    CHECK(gr_write_file(in_dir("empty"), NULL, 0) == GR_OK && gr_read_file(in_dir("empty"), 0, &text, &n) == GR_OK && n == 0 && !*text, "empty");
+    CHECK(gr_write_file(in_dir("empty"), NULL, 0) == GR_OK && gr_read_file(in_dir("empty"), 0, &text, &n) == GR_OK &&
+              n == 0 && !*text,
+          "empty");
     gr_free(&text);
     CHECK(gr_read_file(path, 4, &text, &n) == GR_ERR_INPUT && !text, "limit");
     CHECK(gr_read_file(in_dir("none"), 4, &text, &n) == GR_ERR_INPUT, "missing");
@@ -64,7 +67,8 @@ static void test_read_write(void)
 
     /* over a directory, the rename is refused: the old thing stays and nothing is left behind */
     CHECK(!mkdir(full, 0700) && gr_write_file(in_dir("sub/x"), "x", 1) == GR_OK, "setting up");
-    CHECK(gr_write_file(full, "text", 4) == GR_ERR_IO && !stat(full, &sb) && S_ISDIR(sb.st_mode), "write over a directory");
+    CHECK(gr_write_file(full, "text", 4) == GR_ERR_IO && !stat(full, &sb) && S_ISDIR(sb.st_mode),
+          "write over a directory");
     CHECK(gr_list(dir, &name, &n_name) == GR_OK && n_name == 5, "%lld names", (long long)n_name);
     for (int64_t i = 1; i < n_name; i++) CHECK(strcmp(name[i - 1], name[i]) < 0, "order");
     CHECK(name && !strcmp(name[0], "empty") && !strcmp(name[4], "sub"), "first and last name");
@@ -135,8 +139,10 @@ static void test_reader_beside_writer(void)
 static void test_trees(void)
 {
     CHECK(gr_mkdirs(in_dir("t/a/b")) == GR_OK && gr_exists(in_dir("t/a/b")), "mkdirs");
-    CHECK(gr_mkdirs(in_dir("t/a/b")) == GR_OK && gr_mkdirs(in_dir("t//a/c/")) == GR_OK && gr_exists(in_dir("t/a/c")), "again");
-    CHECK(gr_write_file(in_dir("t/f"), "x", 1) == GR_OK && gr_mkdirs(in_dir("t/f/g")) == GR_ERR_IO, "a file in the way");
+    CHECK(gr_mkdirs(in_dir("t/a/b")) == GR_OK && gr_mkdirs(in_dir("t//a/c/")) == GR_OK && gr_exists(in_dir("t/a/c")),
+          "again");
+    CHECK(gr_write_file(in_dir("t/f"), "x", 1) == GR_OK && gr_mkdirs(in_dir("t/f/g")) == GR_ERR_IO,
+          "a file in the way");
     CHECK(gr_mkdirs(in_dir("t/f")) == GR_ERR_IO, "a file of that name");
     CHECK(!symlink(dir, in_dir("t/out")) && gr_remove_tree(in_dir("t")) == GR_OK && !gr_exists(in_dir("t")), "remove");
     CHECK(gr_exists(in_dir("file")), "a link was followed out of the tree");

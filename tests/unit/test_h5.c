@@ -80,17 +80,23 @@ static void test_round_trip(void)
     CHECK(gr_h5_open(&f, path, "weights") == GR_OK, "open");
     if (!f) return;
     CHECK(strlen(gr_h5_seal_of(f)) == 16, "seal");
-    CHECK(gr_h5_names(f, &name, &n) == GR_OK && n == 5 && !strcmp(name[0], "a.bf16") && !strcmp(name[4], "scalar"), "names");
+    CHECK(gr_h5_names(f, &name, &n) == GR_OK && n == 5 && !strcmp(name[0], "a.bf16") && !strcmp(name[4], "scalar"),
+          "names");
     CHECK(gr_h5_has(f, "b.x") && !gr_h5_has(f, "b") && !gr_h5_has(f, "@config"), "has");
-    CHECK(gr_h5_info(f, "b.x", &t, &rank, dim) == GR_OK && t == GR_F32 && rank == 2 && dim[0] == 3 && dim[1] == 4 && dim[2] == 1, "info");
+    CHECK(gr_h5_info(f, "b.x", &t, &rank, dim) == GR_OK && t == GR_F32 && rank == 2 && dim[0] == 3 && dim[1] == 4 &&
+              dim[2] == 1,
+          "info");
     CHECK(gr_h5_info(f, "empty", &t, &rank, dim) == GR_OK && t == GR_U8 && rank == 2 && dim[0] == 0, "empty");
     CHECK(gr_h5_read(f, "empty", GR_U8, 0, 0, NULL) == GR_OK, "reading nothing");
     CHECK(gr_h5_read(f, "b.x", GR_F32, 1, 2, x) == GR_OK && x[0] == 4.f / 3 && x[7] == 11.f / 3, "rows");
     CHECK(gr_h5_read(f, "scalar", GR_I64, 0, 1, &i) == GR_OK && i == -7, "scalar");
     CHECK(gr_h5_read(f, "a.bf16", GR_BF16, 0, 5, raw) == GR_OK && raw[3] == 1, "raw bf16");
-    CHECK(gr_h5_read_f32(f, "a.bf16", 0, 5, x) == GR_OK && x[0] == 1 && x[1] == -2 && isinf(x[2]) && x[3] == 0x1p-133f && signbit(x[4]),
+    CHECK(gr_h5_read_f32(f, "a.bf16", 0, 5, x) == GR_OK && x[0] == 1 && x[1] == -2 && isinf(x[2]) &&
+              x[3] == 0x1p-133f && signbit(x[4]),
           "bf16: %g %g %g %g %g", x[0], x[1], x[2], x[3], x[4]);
-    CHECK(gr_h5_read_f32(f, "a.f16", 0, 5, x) == GR_OK && x[0] == 1 && x[1] == -2 && isinf(x[2]) && x[3] == 0x1p-24f && signbit(x[4]), "f16");
+    CHECK(gr_h5_read_f32(f, "a.f16", 0, 5, x) == GR_OK && x[0] == 1 && x[1] == -2 && isinf(x[2]) && x[3] == 0x1p-24f &&
+              signbit(x[4]),
+          "f16");
     CHECK(gr_h5_read_f32(f, "a.f16", 1, 3, x) == GR_OK && x[0] == -2 && x[2] == 0x1p-24f, "odd number of rows");
 
     CHECK(gr_h5_get_str(f, NULL, "config", &s) == GR_OK && strlen(s) == 69999 && s[69998] == 'x', "long string");
@@ -103,15 +109,18 @@ static void test_round_trip(void)
     gr_free(&s);
     CHECK(gr_h5_get_int(f, NULL, "layers", &i) == GR_OK && i == INT64_MIN, "int");
     CHECK(gr_h5_get_num(f, "b.x", "scale", &v) == GR_OK && v == 0.1, "num");
-    CHECK(gr_h5_has_attr(f, NULL, "config") && gr_h5_has_attr(f, "b.x", "role") && !gr_h5_has_attr(f, NULL, "role"), "has_attr");
+    CHECK(gr_h5_has_attr(f, NULL, "config") && gr_h5_has_attr(f, "b.x", "role") && !gr_h5_has_attr(f, NULL, "role"),
+          "has_attr");
 
     CHECK(gr_h5_read(f, "b.x", GR_U32, 0, 1, x) == GR_ERR_INPUT, "wrong type");
     CHECK(gr_h5_read(f, "c", GR_F32, 0, 1, x) == GR_ERR_INPUT, "absent dataset");
     CHECK(gr_h5_read(f, "b.x", GR_F32, 2, 2, x) == GR_ERR_ARG, "rows beyond the end");
     CHECK(gr_h5_read(f, "b.x", GR_F32, INT64_MAX, INT64_MAX, x) == GR_ERR_ARG, "rows that overflow");
     CHECK(gr_h5_read_f32(f, "scalar", 0, 1, x) == GR_ERR_INPUT, "i64 as f32");
-    CHECK(gr_h5_get_int(f, NULL, "note", &i) == GR_ERR_INPUT && gr_h5_get_str(f, NULL, "layers", &s) == GR_ERR_INPUT, "attribute types");
-    CHECK(gr_h5_get_num(f, NULL, "nothing", &v) == GR_ERR_INPUT && gr_h5_get_int(f, "c", "x", &i) == GR_ERR_INPUT, "absent attributes");
+    CHECK(gr_h5_get_int(f, NULL, "note", &i) == GR_ERR_INPUT && gr_h5_get_str(f, NULL, "layers", &s) == GR_ERR_INPUT,
+          "attribute types");
+    CHECK(gr_h5_get_num(f, NULL, "nothing", &v) == GR_ERR_INPUT && gr_h5_get_int(f, "c", "x", &i) == GR_ERR_INPUT,
+          "absent attributes");
     CHECK(gr_h5_write(f, "new", GR_F32, 1, dim, x) == GR_ERR_ARG, "writing to a file open for reading");
     snprintf(seal, sizeof seal, "%s", gr_h5_seal_of(f));
     gr_h5_close(&f);
@@ -119,7 +128,8 @@ static void test_round_trip(void)
     gr_h5_close(&f);
     seal[0] ^= 1;
     CHECK(gr_h5_open_known(&f, path, "weights", seal) == GR_ERR_INPUT && !f, "another seal");
-    CHECK(gr_seal_read(path, "weights", &full) == GR_OK && strcmp(full.id, seal) != 0 && !strcmp(full.kind, "weights"), "seal");
+    CHECK(gr_seal_read(path, "weights", &full) == GR_OK && strcmp(full.id, seal) != 0 && !strcmp(full.kind, "weights"),
+          "seal");
 }
 
 /* Every one of the 65536 halves against the definition. */
@@ -151,7 +161,9 @@ static void test_same_bytes(void)
     CHECK(write_sample(in_dir("same1.h5"), false) == GR_OK, "write");
     sleep(1); /* a modification time inside the file would differ now */
     CHECK(write_sample(in_dir("same2.h5"), false) == GR_OK, "write");
-    CHECK(gr_read_file(in_dir("same1.h5"), 1 << 20, &a, &na) == GR_OK && gr_read_file(in_dir("same2.h5"), 1 << 20, &b, &nb) == GR_OK, "read");
+    CHECK(gr_read_file(in_dir("same1.h5"), 1 << 20, &a, &na) == GR_OK &&
+              gr_read_file(in_dir("same2.h5"), 1 << 20, &b, &nb) == GR_OK,
+          "read");
     CHECK(na == nb && !memcmp(a, b, na), "same content, other bytes");
     gr_free(&a);
     gr_free(&b);
@@ -205,7 +217,8 @@ static const char *hostile(int which)
 {
     const char *tmp = in_dir("hostile.tmp"), *path = in_dir("hostile.h5");
     hsize_t     dim[5] = {4, 1, 1, 1, 1};
-    const hid_t fcpl = H5Pcreate(H5P_FILE_CREATE), made = H5Pcreate(H5P_DATASET_CREATE), space = H5Screate_simple(1, dim, NULL);
+    const hid_t fcpl = H5Pcreate(H5P_FILE_CREATE), made = H5Pcreate(H5P_DATASET_CREATE),
+                space = H5Screate_simple(1, dim, NULL);
     const hid_t five = H5Screate_simple(5, dim, NULL);
     hid_t       file, d = -1, text;
 
@@ -224,7 +237,10 @@ static const char *hostile(int which)
         break;
     case 6: H5Lcreate_external(in_dir("a.h5"), "b.x", file, "x", H5P_DEFAULT, H5P_DEFAULT); break; /* to a good file */
     case 7: d = H5Dcreate2(file, "x", H5T_IEEE_F32BE, space, H5P_DEFAULT, made, H5P_DEFAULT); break;
-    case 8: text = H5Tcopy(H5T_C_S1), H5Tset_size(text, H5T_VARIABLE), d = H5Dcreate2(file, "x", text, space, H5P_DEFAULT, made, H5P_DEFAULT); break;
+    case 8:
+        text = H5Tcopy(H5T_C_S1), H5Tset_size(text, H5T_VARIABLE),
+        d = H5Dcreate2(file, "x", text, space, H5P_DEFAULT, made, H5P_DEFAULT);
+        break;
     case 9: d = H5Dcreate2(file, "x", H5T_IEEE_F32LE, five, H5P_DEFAULT, made, H5P_DEFAULT); break;
     case 10: d = H5Gcreate2(file, "x", H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT); break;
     case 11: d = H5Dcreate2(file, "x", H5T_IEEE_F32LE, H5Screate(H5S_NULL), H5P_DEFAULT, made, H5P_DEFAULT); break;
@@ -266,12 +282,15 @@ static void test_bad_calls(void)
         CHECK(gr_h5_write(f, "good", GR_F32, 1, dim, x) == GR_ERR_ARG, "an error must be remembered");
         CHECK(gr_h5_commit(&f) == GR_ERR_ARG && !gr_exists(path), "commit after an error");
     }
-    CHECK(gr_h5_create(&f, path, "weights") == GR_OK && gr_h5_write(f, "x", GR_F32, 1, minus, x) == GR_ERR_ARG, "negative dimension");
+    CHECK(gr_h5_create(&f, path, "weights") == GR_OK && gr_h5_write(f, "x", GR_F32, 1, minus, x) == GR_ERR_ARG,
+          "negative dimension");
     gr_h5_close(&f);
-    CHECK(gr_h5_create(&f, path, "weights") == GR_OK && gr_h5_write(f, "x", GR_F32, 2, huge, x) == GR_ERR_ARG, "overflow");
+    CHECK(gr_h5_create(&f, path, "weights") == GR_OK && gr_h5_write(f, "x", GR_F32, 2, huge, x) == GR_ERR_ARG,
+          "overflow");
     gr_h5_close(&f);
     CHECK(gr_h5_create(&f, path, "weights") == GR_OK && gr_h5_write(f, "x", GR_F32, 1, dim, x) == GR_OK &&
-              gr_h5_write(f, "x", GR_F32, 1, dim, x) == GR_ERR_IO, "one name twice");
+              gr_h5_write(f, "x", GR_F32, 1, dim, x) == GR_ERR_IO,
+          "one name twice");
     gr_h5_close(&f);
     CHECK(gr_h5_create(&f, path, "Weights!") == GR_OK && gr_h5_commit(&f) == GR_ERR_ARG && !gr_exists(path), "kind");
     CHECK(gr_h5_create(&f, in_dir("no/such/dir.h5"), "weights") == GR_ERR_IO && !f, "no directory");
@@ -299,10 +318,12 @@ static void test_full_disk(void)
     CHECK(gr_h5_create(&f, path, "weights") == GR_OK && gr_h5_reserve(f, "x", GR_F32, 1, dim) == GR_OK, "reserve");
     char       tmp[GR_PATH_MAX];
     gr_h5_slot slot;
-    CHECK(gr_h5_share(NULL, &f, tmp, &slot, 1) == GR_ERR_IO && !f, "a shared file must report the full disk before data");
+    CHECK(gr_h5_share(NULL, &f, tmp, &slot, 1) == GR_ERR_IO && !f,
+          "a shared file must report the full disk before data");
     CHECK(gr_list(small, &name, &left) == GR_OK && left == 0, "%lld files left behind", (long long)left);
     gr_names_free(&name, left);
-    CHECK(gr_h5_create(&f, path, "weights") == GR_OK && gr_h5_write(f, "a", GR_F32, 1, few, x) == GR_OK && gr_h5_commit(&f) == GR_OK,
+    CHECK(gr_h5_create(&f, path, "weights") == GR_OK && gr_h5_write(f, "a", GR_F32, 1, few, x) == GR_OK &&
+              gr_h5_commit(&f) == GR_OK,
           "a small file after the failures");
     gr_free(&x);
     CHECK(!umount(small), "umount");

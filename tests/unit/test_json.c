@@ -11,9 +11,31 @@ timeout: 20
 #include <unistd.h>
 
 static const char *const refused[] = {
-    "", " ", "{", "{}x", "{} {}", "{\"a\":1,\"a\":2}", "{\"a\":1,}", "[1,]", "{'a':1}", "\xEF\xBB\xBF{}", "{\"a\":NaN}", "{\"a\":Infinity}",
-    "{\"a\":1e999}", "{\"a\":92233720368547758080}", "{\"a\":\"\xFF\"}", "{\"a\":\"\xC0\x80\"}", "{\"a\":\"\\ud800\"}", "{\"a\":\"\n\"}", "{\"a\":01}",
-    "{\"a\":+1}", "// x\n{}", "{\"a\":\"\\u0000\"}", "{\"a\" 1}", "nul", "\"text\"",
+    "",
+    " ",
+    "{",
+    "{}x",
+    "{} {}",
+    "{\"a\":1,\"a\":2}",
+    "{\"a\":1,}",
+    "[1,]",
+    "{'a':1}",
+    "\xEF\xBB\xBF{}",
+    "{\"a\":NaN}",
+    "{\"a\":Infinity}",
+    "{\"a\":1e999}",
+    "{\"a\":92233720368547758080}",
+    "{\"a\":\"\xFF\"}",
+    "{\"a\":\"\xC0\x80\"}",
+    "{\"a\":\"\\ud800\"}",
+    "{\"a\":\"\n\"}",
+    "{\"a\":01}",
+    "{\"a\":+1}",
+    "// x\n{}",
+    "{\"a\":\"\\u0000\"}",
+    "{\"a\" 1}",
+    "nul",
+    "\"text\"",
 };
 
 static gr_status parse(const char *text, size_t n)
@@ -35,9 +57,9 @@ static void test_depth(void)
         memset(text + depth, ']', (size_t)depth);
         CHECK(parse(text, 2 * (size_t)depth) == (depth <= 64 ? GR_OK : GR_ERR_INPUT), "depth %d", depth);
     }
-    static const char in_string[] = "{\"[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[\\\"{{{{{{{{{{{{{{{{{{{{\":1}";
-    CHECK(parse(in_string, sizeof in_string - 1) == GR_OK,
-          "brackets in a string are not depth");
+    static const char in_string[] =
+        "{\"[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[\\\"{{{{{{{{{{{{{{{{{{{{\":1}";
+    CHECK(parse(in_string, sizeof in_string - 1) == GR_OK, "brackets in a string are not depth");
 }
 
 static void test_members(void)

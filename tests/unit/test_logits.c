@@ -64,13 +64,15 @@ static void round_trip(void)
     CHECK(gr_logits_publish(dir, &spec, "seed: 1\n") == GR_OK, "publish");
     CHECK(gr_logits_open(&l, NULL, dir) == GR_OK, "open");
     if (!l) return;
-    CHECK(gr_logits_spec_of(l)->k == K && gr_logits_spec_of(l)->context == CONTEXT && !strcmp(gr_logits_spec_of(l)->teacher, spec.teacher),
+    CHECK(gr_logits_spec_of(l)->k == K && gr_logits_spec_of(l)->context == CONTEXT &&
+              !strcmp(gr_logits_spec_of(l)->teacher, spec.teacher),
           "spec");
     for (int64_t first = 0; first <= TOKENS; first += 13)
         for (int64_t n = 0; first + n <= TOKENS; n += 29) {
             memset(id2, -1, sizeof id2);
             CHECK(gr_logits_read(l, first, n, id2, lp2, tail2) == GR_OK, "read");
-            CHECK(!memcmp(id2, id + first * K, (size_t)n * K * sizeof *id), "ids of %d positions from %d", (int)n, (int)first);
+            CHECK(!memcmp(id2, id + first * K, (size_t)n * K * sizeof *id), "ids of %d positions from %d", (int)n,
+                  (int)first);
             CHECK(n == TOKENS || id2[n * K] == -1, "more than %d positions written", (int)n);
             for (int64_t i = 0; i < n * K; i++) {
                 const float x = lp[first * K + i], want = x > 0 ? 0 : x < -60000 ? -60000 : x;
@@ -78,7 +80,8 @@ static void round_trip(void)
                 CHECK(lp2[i] == gr_f32_of_f16(gr_f16_of_f32(want)), "lp is not rounded to nearest");
             }
             for (int64_t i = 0; i < n; i++)
-                CHECK(tail2[i] == gr_f32_of_f16(gr_f16_of_f32(tail[first + i])), "tail %g becomes %g", (double)tail[first + i], (double)tail2[i]);
+                CHECK(tail2[i] == gr_f32_of_f16(gr_f16_of_f32(tail[first + i])), "tail %g becomes %g",
+                      (double)tail[first + i], (double)tail2[i]);
         }
     CHECK(gr_logits_read(l, 90, 11, id2, lp2, tail2) == GR_ERR_ARG, "past the end");
     gr_logits_close(&l);
@@ -90,12 +93,12 @@ static void nonsense(void)
     int32_t keep_id;
     float   keep;
 
-#define BROKEN(place, keeper, value, what)                                                                                                  \
-    do {                                                                                                                                    \
-        keeper = place;                                                                                                                     \
-        place = value;                                                                                                                      \
-        CHECK(write_file(0) == GR_ERR_NUMERIC, what);                                                                                       \
-        place = keeper;                                                                                                                     \
+#define BROKEN(place, keeper, value, what)                                                                             \
+    do {                                                                                                               \
+        keeper = place;                                                                                                \
+        place = value;                                                                                                 \
+        CHECK(write_file(0) == GR_ERR_NUMERIC, what);                                                                  \
+        place = keeper;                                                                                                \
     } while (0)
     BROKEN(id[7], keep_id, VOCAB, "an id that is not in the vocabulary");
     BROKEN(id[7], keep_id, -1, "a negative id");

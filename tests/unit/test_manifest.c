@@ -1,4 +1,5 @@
-/* A manifest is believed only when all of it fits together: no bit may change, no row may be missing or be there twice. */
+/* A manifest is believed only when all of it fits together: no bit may change, no row may be missing or be there twice.
+ */
 /*TEST
 np: 1
 timeout: 20
@@ -9,12 +10,12 @@ timeout: 20
 #include <stdio.h>
 #include <string.h>
 
-#define SHARDS                                                                                                                             \
-    "\"shards\":[{\"file\":\"shard-00000-of-00002.h5\",\"bytes\":4096,\"crc32c\":\"00c0ffee\"},"                                              \
+#define SHARDS                                                                                                         \
+    "\"shards\":[{\"file\":\"shard-00000-of-00002.h5\",\"bytes\":4096,\"crc32c\":\"00c0ffee\"},"                       \
     "{\"file\":\"shard-00001-of-00002.h5\",\"bytes\":8192,\"crc32c\":\"deadbeef\"}]"
 #define PIECES "[0,0,3,\"00000001\"],[1,3,4,\"00000002\"]"
-#define TENSORS                                                                                                                            \
-    "\"tensors\":[{\"name\":\"a\",\"dtype\":\"f32\",\"shape\":[7,2],\"pieces\":[" PIECES "]},"                                                 \
+#define TENSORS                                                                                                        \
+    "\"tensors\":[{\"name\":\"a\",\"dtype\":\"f32\",\"shape\":[7,2],\"pieces\":[" PIECES "]},"                         \
     "{\"name\":\"b\",\"dtype\":\"i64\",\"shape\":[],\"pieces\":[[1,0,1,\"00000003\"]]}]"
 #define HEAD "{\"format\":1,\"step\":12,\"attempt\":\"1-2-3\",\"world\":2,"
 #define GOOD HEAD SHARDS "," TENSORS ",\"meta\":{\"lr\":0.1}}"
@@ -28,7 +29,8 @@ static gr_status judge(const char *json, gr_manifest **m)
     gr_status st;
 
     *m = NULL;
-    CHECK(gr_json_parse(json, strlen(json), "test", &tree) == GR_OK && gr_json_seal(tree, &text, &n) == GR_OK, "the test's own JSON: %s", json);
+    CHECK(gr_json_parse(json, strlen(json), "test", &tree) == GR_OK && gr_json_seal(tree, &text, &n) == GR_OK,
+          "the test's own JSON: %s", json);
     st = text ? gr_manifest_parse(m, text, n, "test") : GR_ERR_ARG;
     CHECK((st == GR_OK) == (*m != NULL), "outputs are set on success only");
     gr_free(&text);
@@ -44,7 +46,9 @@ static void good(void)
     CHECK(judge(GOOD, &m) == GR_OK, "a good manifest");
     if (!m) return;
     CHECK(m->step == 12 && m->world == 2 && m->n_shard == 2 && m->n_tensor == 2 && m->n_piece == 3, "counts");
-    CHECK(m->shard[1].bytes == 8192 - 512 && m->shard[1].crc == 0xdeadbeef && !strcmp(m->shard[1].id, "00001e00deadbeef"), "shard");
+    CHECK(m->shard[1].bytes == 8192 - 512 && m->shard[1].crc == 0xdeadbeef &&
+              !strcmp(m->shard[1].id, "00001e00deadbeef"),
+          "shard");
     t = gr_manifest_find(m, "a");
     CHECK(t && t->rank == 2 && t->dim[0] == 7 && t->n_piece == 2 && m->piece[t->piece + 1].first == 3, "tensor a");
     t = gr_manifest_find(m, "b");
@@ -70,15 +74,15 @@ static void refuse(const char *from, const char *to)
 
 static void wrong(void)
 {
-    refuse(PIECES, "[0,0,3,\"00000001\"]");                          /* rows missing at the end */
-    refuse(PIECES, "[1,3,4,\"00000002\"]");                          /* at the start            */
-    refuse(PIECES, "[0,0,3,\"00000001\"],[1,4,3,\"00000002\"]");     /* in the middle           */
-    refuse(PIECES, "[0,0,4,\"00000001\"],[1,3,4,\"00000002\"]");     /* there twice             */
-    refuse(PIECES, "[0,0,3,\"00000001\"],[1,3,5,\"00000002\"]");     /* past the end            */
-    refuse(PIECES, "[1,3,4,\"00000002\"],[0,0,3,\"00000001\"]");     /* out of order            */
-    refuse(PIECES, "[0,0,3,\"00000001\"],[2,3,4,\"00000002\"]");     /* no such shard           */
+    refuse(PIECES, "[0,0,3,\"00000001\"]");                      /* rows missing at the end */
+    refuse(PIECES, "[1,3,4,\"00000002\"]");                      /* at the start            */
+    refuse(PIECES, "[0,0,3,\"00000001\"],[1,4,3,\"00000002\"]"); /* in the middle           */
+    refuse(PIECES, "[0,0,4,\"00000001\"],[1,3,4,\"00000002\"]"); /* there twice             */
+    refuse(PIECES, "[0,0,3,\"00000001\"],[1,3,5,\"00000002\"]"); /* past the end            */
+    refuse(PIECES, "[1,3,4,\"00000002\"],[0,0,3,\"00000001\"]"); /* out of order            */
+    refuse(PIECES, "[0,0,3,\"00000001\"],[2,3,4,\"00000002\"]"); /* no such shard           */
     refuse(PIECES, "[0,0,3,\"00000001\"],[-1,3,4,\"00000002\"]");
-    refuse(PIECES, "[0,0,0,\"00000001\"],[0,0,7,\"00000001\"]");     /* empty                   */
+    refuse(PIECES, "[0,0,0,\"00000001\"],[0,0,7,\"00000001\"]"); /* empty                   */
     refuse(PIECES, "[0,0,-3,\"00000001\"],[1,-3,10,\"00000002\"]");
     refuse(PIECES, "[0,0,9223372036854775807,\"00000001\"]");
     refuse(PIECES, "[0,0,7.0,\"00000001\"]");
@@ -134,7 +138,8 @@ static void every_bit(void)
     for (uint64_t i = 0; i < n && text; i++) {
         for (int bit = 0; bit < 8; bit++) {
             text[i] = (char)(text[i] ^ 1 << bit);
-            CHECK(gr_manifest_parse(&m, text, n, "test") == GR_ERR_INPUT && !m, "bit %d of byte %d flipped", bit, (int)i);
+            CHECK(gr_manifest_parse(&m, text, n, "test") == GR_ERR_INPUT && !m, "bit %d of byte %d flipped", bit,
+                  (int)i);
             text[i] = (char)(text[i] ^ 1 << bit);
         }
         CHECK(gr_manifest_parse(&m, text, i, "test") == GR_ERR_INPUT && !m, "cut to %d bytes", (int)i);

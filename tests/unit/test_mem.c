@@ -76,10 +76,10 @@ static void too_much(void)
         uint64_t n, size;
     } huge[] = {{UINT64_MAX, 1},
                 {UINT64_MAX, UINT64_MAX},
-                {UINT64_MAX / 8 + 1, 8},       /* wraps to 0 */
-                {UINT64_MAX / 16 + 2, 16},     /* wraps to 16 */
+                {UINT64_MAX / 8 + 1, 8},   /* wraps to 0 */
+                {UINT64_MAX / 16 + 2, 16}, /* wraps to 16 */
                 {UINT64_C(1) << 32, UINT64_C(1) << 32},
-                {UINT64_MAX - 32, 1},          /* the header and the padding would wrap */
+                {UINT64_MAX - 32, 1}, /* the header and the padding would wrap */
                 {UINT64_C(1) << 48, 1},
                 {(UINT64_C(1) << 48) - 1, 1}}; /* passes the check; the system must refuse */
     const int64_t before = gr_mem_live();
@@ -89,11 +89,10 @@ static void too_much(void)
     for (int i = 0; i < (int)(sizeof huge / sizeof huge[0]); i++) {
         char *p = NULL, *same = kept;
 
-        CHECK(gr_alloc(&p, huge[i].n, huge[i].size, "expected by this test") == GR_ERR_NOMEM,
-              "case %d is granted", i);
+        CHECK(gr_alloc(&p, huge[i].n, huge[i].size, "expected by this test") == GR_ERR_NOMEM, "case %d is granted", i);
         CHECK(p == NULL, "case %d sets its output", i);
-        CHECK(gr_realloc(&kept, huge[i].n, huge[i].size, "expected by this test") == GR_ERR_NOMEM,
-              "case %d is granted", i);
+        CHECK(gr_realloc(&kept, huge[i].n, huge[i].size, "expected by this test") == GR_ERR_NOMEM, "case %d is granted",
+              i);
         CHECK(kept == same && strcmp(kept, "kept") == 0, "case %d loses the old block", i);
     }
     CHECK(gr_mem_live() == before + 1, "a refused block is counted");
@@ -105,7 +104,11 @@ static void strings(void)
     char *a = NULL, *b = NULL;
 
     CHECK(gr_strdup(&a, "") == GR_OK && a && a[0] == '\0', "empty string");
-    CHECK(gr_strdup(&b, "gr\xC3\xA4" "ft") == GR_OK && strcmp(b, "gr\xC3\xA4" "ft") == 0, "utf-8 string");
+    CHECK(gr_strdup(&b, "gr\xC3\xA4"
+                        "ft") == GR_OK &&
+              strcmp(b, "gr\xC3\xA4"
+                        "ft") == 0,
+          "utf-8 string");
     gr_free(&a);
     gr_free(&b);
 }

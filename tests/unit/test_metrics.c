@@ -92,7 +92,8 @@ static void content(void)
     record(m, 7);
     gr_metrics_close(&m);
     gr_metrics_close(&m);
-    CHECK(gr_read_file(path, 1 << 20, &text, &n) == GR_OK && !strcmp(text, expect), "found\n%sexpected\n%s", text, expect);
+    CHECK(gr_read_file(path, 1 << 20, &text, &n) == GR_OK && !strcmp(text, expect), "found\n%sexpected\n%s", text,
+          expect);
     gr_free(&text);
 }
 
@@ -117,7 +118,8 @@ static void resume(void)
     gr_metrics_close(&m);
     CHECK(!strcmp(steps(), "0 1 2 3 4 "), "%s", steps());
 
-    append("{\"step\":3}\n{\"step\":99}\nhello\n\n{\"step\":}\n{\"step\":2\n{\"step\":1x}\n{\"step\":999999999999999999999}\n");
+    append("{\"step\":3}\n{\"step\":99}\nhello\n\n{\"step\":}\n{\"step\":2\n{\"step\":1x}\n{\"step\":"
+           "999999999999999999999}\n");
     m = begin(4);
     gr_metrics_close(&m);
     CHECK(!strcmp(steps(), "0 1 2 3 4 3 "), "%s", steps());

@@ -165,10 +165,10 @@ static void run_close(run *r)
 
 static void run_core(run *r, const shape *c, int threads)
 {
-    const int64_t       N = tokens(c);
-    const gr_seq        seq = {.n = N, .n_doc = c->n_doc, .doc = c->doc};
+    const int64_t        N = tokens(c);
+    const gr_seq         seq = {.n = N, .n_doc = c->n_doc, .doc = c->doc};
     const gr_mixer_core *core = gr_mixer_find("attn")->cpu;
-    gr_core_args        a = {.seq = &seq, .n_head = c->H, .n_kv_head = c->G, .k_dim = c->K, .v_dim = c->V};
+    gr_core_args         a = {.seq = &seq, .n_head = c->H, .n_kv_head = c->G, .k_dim = c->K, .v_dim = c->V};
 
     a.scratch = scratch;
     a.scale = (float)c->scale;
@@ -330,8 +330,8 @@ static double layer8(const shape *c, int hid, double *const *w, bool qk_norm, co
                      const double *dy)
 {
     const int64_t N = tokens(c);
-    double *q = take(N * c->H * c->K, 8), *k = take(N * c->G * c->K, 8), *v = take(N * c->G * c->K, 8), sum;
-    double *o = take(N * c->H * c->K, 8), *lse = take(N * c->H, 8);
+    double       *q = take(N * c->H * c->K, 8), *k = take(N * c->G * c->K, 8), *v = take(N * c->G * c->K, 8), sum;
+    double       *o = take(N * c->H * c->K, 8), *lse = take(N * c->H, 8);
 
     linear8(q, x, w[0], N, c->H * c->K, hid);
     linear8(k, x, w[1], N, c->G * c->K, hid);

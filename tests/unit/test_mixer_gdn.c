@@ -1,8 +1,8 @@
 /* The core of Gated DeltaNet on cpu, against the recurrence token by token in fp64.
  *
- * Inputs of a problem are one flat array, [q | k | v | g | beta | state_in], outputs another, [o | state_out]; a gradient
- * is shaped as the inputs. The scalar differentiated is <w, outputs> with random w = [d_o | dstate_out]. The oracle's own
- * gradient is confirmed by central differences along random directions. */
+ * Inputs of a problem are one flat array, [q | k | v | g | beta | state_in], outputs another, [o | state_out]; a
+ * gradient is shaped as the inputs. The scalar differentiated is <w, outputs> with random w = [d_o | dstate_out]. The
+ * oracle's own gradient is confirmed by central differences along random directions. */
 /*TEST
 np: 1
 timeout: 60
@@ -16,7 +16,7 @@ timeout: 60
 extern const gr_mixer_core gr_gdn_cpu;
 
 enum { Q, KEY, VAL, DECAY, BETA, STATE, N_IN, O = 0, STATE_OUT, N_OUT, MAX_DOC = 8 };
-static const char *const in_name[]  = {"dq", "dk", "dv", "dg", "dbeta", "dstate_in"};
+static const char *const in_name[] = {"dq", "dk", "dv", "dg", "dbeta", "dstate_in"};
 static const char *const out_name[] = {"o", "state_out"};
 
 typedef struct problem {
@@ -117,8 +117,8 @@ static void oracle_head(const problem *p, int h, const double *x, double *y, con
     const int     K = p->K, V = p->V, kv = h / (p->H / p->G);
     const int64_t KV = (int64_t)K * V;
     const double  scale = 1 / sqrt(K);
-    double       *S = memory((p->N + 1) * KV, sizeof *S), *u = memory(p->N * V, sizeof *u), *e = memory(p->N * V, sizeof *e);
-    double       *dS = memory(KV, sizeof *dS), *du = memory(V, sizeof *du);
+    double *S = memory((p->N + 1) * KV, sizeof *S), *u = memory(p->N * V, sizeof *u), *e = memory(p->N * V, sizeof *e);
+    double *dS = memory(KV, sizeof *dS), *du = memory(V, sizeof *du);
 
 #define IN(part, base, t, n, i, width) ((base) + in_at(p, part) + ((int64_t)(t) * (n) + (i)) * (width))
     for (int d = 0; d < p->n_doc; d++) {
@@ -146,11 +146,12 @@ static void oracle_head(const problem *p, int h, const double *x, double *y, con
         if (!dx) continue;
         for (int64_t i = 0; i < KV; i++) dS[i] = d == p->n_doc - 1 ? w[out_at(p, STATE_OUT) + h * KV + i] : 0;
         for (int t = p->doc[d + 1] - 1; t >= p->doc[d]; t--) {
-            const double *q = IN(Q, x, t, p->H, h, K), *k = IN(KEY, x, t, p->G, kv, K), *d_o = w + ((int64_t)t * p->H + h) * V;
+            const double *q = IN(Q, x, t, p->H, h, K), *k = IN(KEY, x, t, p->G, kv, K),
+                         *d_o = w + ((int64_t)t * p->H + h) * V;
             const double  a = exp(*IN(DECAY, x, t, p->H, h, 1)), b = *IN(BETA, x, t, p->H, h, 1);
             const double *S0 = S + t * KV, *S1 = S + (t + 1) * KV;
-            double       *dq = IN(Q, dx, t, p->H, h, K), *dk = IN(KEY, dx, t, p->G, kv, K), *dv = IN(VAL, dx, t, p->G, kv, V);
-            double       *dg = IN(DECAY, dx, t, p->H, h, 1), *db = IN(BETA, dx, t, p->H, h, 1);
+            double *dq = IN(Q, dx, t, p->H, h, K), *dk = IN(KEY, dx, t, p->G, kv, K), *dv = IN(VAL, dx, t, p->G, kv, V);
+            double *dg = IN(DECAY, dx, t, p->H, h, 1), *db = IN(BETA, dx, t, p->H, h, 1);
 
             for (int i = 0; i < K; i++)
                 for (int j = 0; j < V; j++) {
@@ -209,8 +210,8 @@ static void check_oracle(const problem *p, const double *x, const double *w, con
             f[side] = inner(m, w, y);
         }
         d = inner(n, dx, r);
-        CHECK(fabs((f[1] - f[0]) / (2 * h) - d) <= 1e-6 * (1 + fabs(d)), "oracle's %s: difference quotient %.9g, gradient %.9g",
-              in_name[part], (f[1] - f[0]) / (2 * h), d);
+        CHECK(fabs((f[1] - f[0]) / (2 * h) - d) <= 1e-6 * (1 + fabs(d)),
+              "oracle's %s: difference quotient %.9g, gradient %.9g", in_name[part], (f[1] - f[0]) / (2 * h), d);
     }
     gr_free(&r), gr_free(&x1), gr_free(&y);
 }
@@ -230,9 +231,16 @@ static void run(const problem *p, float *x, float *y, float *w, float *dx)
     const int32_t none[2] = {0, 0};
     gr_seq        seq = {.n = p->N, .n_doc = p->n_doc, .doc = p->n_doc ? p->doc : none};
     gr_core_args  a = {
-         .seq = &seq, .n_head = p->H, .n_kv_head = p->G, .k_dim = p->K, .v_dim = p->V, .chunk = p->C,
+         .seq = &seq,
+         .n_head = p->H,
+         .n_kv_head = p->G,
+         .k_dim = p->K,
+         .v_dim = p->V,
+         .chunk = p->C,
          .scale = (float)(1 / sqrt(p->K)),
-         .q = in_view(p, x, Q), .k = in_view(p, x, KEY), .v = in_view(p, x, VAL),
+         .q = in_view(p, x, Q),
+         .k = in_view(p, x, KEY),
+         .v = in_view(p, x, VAL),
          .gate = {in_view(p, x, DECAY), in_view(p, x, BETA)},
          .o = gr_view3(y, GR_F32, p->N, p->H, p->V),
          .state_in = p->carry ? in_view(p, x, STATE) : gr_none(),
@@ -254,8 +262,8 @@ static void run(const problem *p, float *x, float *y, float *w, float *dx)
     gr_gdn_cpu.backward(&a, NULL);
 }
 
-static void compare(const problem *p, const char *what, double tol, const float *y, const double *y_ref, const float *dx,
-                    const double *dx_ref)
+static void compare(const problem *p, const char *what, double tol, const float *y, const double *y_ref,
+                    const float *dx, const double *dx_ref)
 {
     char name[128];
 
@@ -266,7 +274,8 @@ static void compare(const problem *p, const char *what, double tol, const float 
     for (int i = 0; i < N_IN - !p->carry && dx; i++) {
         snprintf(name, sizeof name, "%s: %s", what, in_name[i]);
         if (p->g_min < -50 && i == STATE) { /* e^-100 or so: below the normal numbers of fp32, which keep no digits */
-            CHECK(check_rel(dx + in_at(p, i), dx_ref + in_at(p, i), in_size(p, i)) < INFINITY, "%s is not finite", name);
+            CHECK(check_rel(dx + in_at(p, i), dx_ref + in_at(p, i), in_size(p, i)) < INFINITY, "%s is not finite",
+                  name);
             continue;
         }
         CHECK_REL(dx + in_at(p, i), dx_ref + in_at(p, i), in_size(p, i), tol, name);
@@ -283,8 +292,14 @@ typedef struct buffers { /* of one problem */
 static buffers open_problem(const problem *p)
 {
     const int64_t n = in_at(p, N_IN), m = out_at(p, N_OUT);
-    buffers       b = {.x = memory(n, 4), .dx = memory(n, 4), .dx2 = memory(n, 4), .y = memory(m, 4), .y2 = memory(m, 4),
-                       .w = memory(m, 4), .y64 = memory(m, 8), .dx64 = memory(n, 8)};
+    buffers       b = {.x = memory(n, 4),
+                       .dx = memory(n, 4),
+                       .dx2 = memory(n, 4),
+                       .y = memory(m, 4),
+                       .y2 = memory(m, 4),
+                       .w = memory(m, 4),
+                       .y64 = memory(m, 8),
+                       .dx64 = memory(n, 8)};
 
     draw_inputs(p, b.x);
     draw_weights(p, b.w);
@@ -305,8 +320,16 @@ static void run_oracle(const problem *p, buffers *b)
 
 static void test_oracle_gradient(void)
 {
-    const problem p = {.N = 23, .H = 2, .G = 1, .K = 5, .V = 7, .n_doc = 2, .doc = {0, 9, 23}, .carry = true,
-                       .g_min = -0.5, .b_max = 1};
+    const problem p = {.N = 23,
+                       .H = 2,
+                       .G = 1,
+                       .K = 5,
+                       .V = 7,
+                       .n_doc = 2,
+                       .doc = {0, 9, 23},
+                       .carry = true,
+                       .g_min = -0.5,
+                       .b_max = 1};
     buffers       b = open_problem(&p);
 
     run_oracle(&p, &b);
@@ -322,7 +345,8 @@ static void test_against_oracle(void)
         {.N = 150, .H = 3, .G = 1, .K = 24, .V = 16, .n_doc = 1, .doc = {0, 150}, .g_min = -0.3, .b_max = 1},
         {.N = 150, .H = 2, .G = 1, .K = 20, .V = 36, .n_doc = 2, .doc = {0, 150, 150}, .g_min = -0.1, .b_max = 2},
         {.N = 130, .H = 1, .G = 1, .K = 64, .V = 64, .n_doc = 3, .doc = {0, 1, 66, 130}, .g_min = -0.05, .b_max = 2},
-        {.N = 61, .H = 1, .G = 1, .K = 16, .V = 16, .n_doc = 1, .doc = {0, 61}, .g_min = -100, .b_max = 1}, /* sum g = -3000 */
+        {.N = 61, .H = 1, .G = 1, .K = 16, .V = 16, .n_doc = 1, .doc = {0, 61}, .g_min = -100, .b_max = 1}, /* sum g =
+                                                                                                               -3000 */
         {.N = 1, .H = 6, .G = 2, .K = 16, .V = 20, .n_doc = 1, .doc = {0, 1}, .g_min = -0.3, .b_max = 1},
     };
     static const int chunk[] = {16, 32, 64, 256};
@@ -344,19 +368,30 @@ static void test_against_oracle(void)
             }
 }
 
-/* What breaks careless chunk algorithms. With beta = 2 on one and the same key the state flips sign at each token, and all
- * that was ever written stays: errors add up (measured 1.6e-5), hence the tolerance. */
+/* What breaks careless chunk algorithms. With beta = 2 on one and the same key the state flips sign at each token, and
+ * all that was ever written stays: errors add up (measured 1.6e-5), hence the tolerance. */
 static void test_hard_inputs(void)
 {
-    const problem p = {.N = 64, .H = 1, .G = 1, .K = 16, .V = 16, .C = 64, .n_doc = 1, .doc = {0, 64},
-                       .carry = true, .g_min = -0.01, .b_max = 1};
+    const problem p = {.N = 64,
+                       .H = 1,
+                       .G = 1,
+                       .K = 16,
+                       .V = 16,
+                       .C = 64,
+                       .n_doc = 1,
+                       .doc = {0, 64},
+                       .carry = true,
+                       .g_min = -0.01,
+                       .b_max = 1};
 
     for (int which = 0; which < 4; which++) {
-        static const char *const what[] = {"identical keys, beta 1", "identical keys, beta 2", "one decay of -3000", "beta 0"};
+        static const char *const what[] = {"identical keys, beta 1", "identical keys, beta 2", "one decay of -3000",
+                                           "beta 0"};
         buffers                  b = open_problem(&p);
 
         for (int t = 0; t < p.N; t++) {
-            if (which < 2) memcpy(b.x + in_at(&p, KEY) + (int64_t)t * p.K, b.x + in_at(&p, KEY), (size_t)p.K * sizeof(float));
+            if (which < 2)
+                memcpy(b.x + in_at(&p, KEY) + (int64_t)t * p.K, b.x + in_at(&p, KEY), (size_t)p.K * sizeof(float));
             if (which != 2) b.x[in_at(&p, BETA) + t] = which == 0 ? 1 : which == 1 ? 2 : 0;
         }
         if (which == 2) b.x[in_at(&p, DECAY) + 20] = -3000;
@@ -369,8 +404,17 @@ static void test_hard_inputs(void)
 
 static void test_long(void)
 {
-    const problem p = {.N = 4096, .H = 1, .G = 1, .K = 16, .V = 16, .C = 64, .n_doc = 1, .doc = {0, 4096},
-                       .carry = true, .g_min = -0.002, .b_max = 1};
+    const problem p = {.N = 4096,
+                       .H = 1,
+                       .G = 1,
+                       .K = 16,
+                       .V = 16,
+                       .C = 64,
+                       .n_doc = 1,
+                       .doc = {0, 4096},
+                       .carry = true,
+                       .g_min = -0.002,
+                       .b_max = 1};
     buffers       b = open_problem(&p);
 
     run_oracle(&p, &b);
@@ -395,8 +439,8 @@ static problem slice(const problem *p, int from, int to)
 static void copy_tokens(const problem *s, float *part, const problem *p, float *whole, int from, bool back)
 {
     for (int i = 0; i < STATE; i++) {
-        float        *a = part + in_at(s, i), *b = whole + in_at(p, i) + from * (in_size(p, i) / p->N);
-        const size_t  n = (size_t)in_size(s, i) * sizeof *a;
+        float       *a = part + in_at(s, i), *b = whole + in_at(p, i) + from * (in_size(p, i) / p->N);
+        const size_t n = (size_t)in_size(s, i) * sizeof *a;
         memcpy(back ? b : a, back ? a : b, n);
     }
 }
@@ -404,8 +448,17 @@ static void copy_tokens(const problem *s, float *part, const problem *p, float *
 /* Cut at `cut`, the state carried right and its gradient carried left: the same as the whole. */
 static void test_split(int cut)
 {
-    const problem p = {.N = 100, .H = 2, .G = 1, .K = 16, .V = 20, .C = 32, .n_doc = 3, .doc = {0, 30, 90, 100},
-                       .carry = true, .g_min = -0.2, .b_max = 2};
+    const problem p = {.N = 100,
+                       .H = 2,
+                       .G = 1,
+                       .K = 16,
+                       .V = 20,
+                       .C = 32,
+                       .n_doc = 3,
+                       .doc = {0, 30, 90, 100},
+                       .carry = true,
+                       .g_min = -0.2,
+                       .b_max = 2};
     const problem l = slice(&p, 0, cut), r = slice(&p, cut, p.N);
     const int64_t state = in_size(&p, STATE), row = p.H * p.V;
     const bool    fresh = cut == 30 || cut == 90; /* a document starts at the cut: nothing crosses */
@@ -440,8 +493,17 @@ static void test_split(int cut)
 /* Token by token with the state updated in place, as decoding does. */
 static void test_tokens(void)
 {
-    const problem p = {.N = 50, .H = 4, .G = 2, .K = 16, .V = 20, .C = 16, .n_doc = 1, .doc = {0, 50},
-                       .carry = true, .g_min = -0.3, .b_max = 1};
+    const problem p = {.N = 50,
+                       .H = 4,
+                       .G = 2,
+                       .K = 16,
+                       .V = 20,
+                       .C = 16,
+                       .n_doc = 1,
+                       .doc = {0, 50},
+                       .carry = true,
+                       .g_min = -0.3,
+                       .b_max = 1};
     const int64_t state = in_size(&p, STATE);
     buffers       b = open_problem(&p);
     float        *S = memory(state, 4);
@@ -452,10 +514,19 @@ static void test_tokens(void)
         const problem one = slice(&p, t, t + 1);
         const gr_seq  seq = {.n = 1, .n_doc = 1, .doc = one.doc};
         float        *x = memory(in_at(&one, N_IN), 4);
-        gr_core_args  a = {.seq = &seq, .n_head = p.H, .n_kv_head = p.G, .k_dim = p.K, .v_dim = p.V, .chunk = 16,
-                           .scale = 0.25f, .q = in_view(&one, x, Q), .k = in_view(&one, x, KEY), .v = in_view(&one, x, VAL),
+        gr_core_args  a = {.seq = &seq,
+                           .n_head = p.H,
+                           .n_kv_head = p.G,
+                           .k_dim = p.K,
+                           .v_dim = p.V,
+                           .chunk = 16,
+                           .scale = 0.25f,
+                           .q = in_view(&one, x, Q),
+                           .k = in_view(&one, x, KEY),
+                           .v = in_view(&one, x, VAL),
                            .gate = {in_view(&one, x, DECAY), in_view(&one, x, BETA)},
-                           .o = gr_view3(b.y + (int64_t)t * p.H * p.V, GR_F32, 1, p.H, p.V), .scratch = arena};
+                           .o = gr_view3(b.y + (int64_t)t * p.H * p.V, GR_F32, 1, p.H, p.V),
+                           .scratch = arena};
 
         a.state_in = a.state_out = gr_view3(S, GR_F32, p.H, p.K, p.V);
         copy_tokens(&one, x, &p, b.x, t, false);
@@ -471,8 +542,17 @@ static void test_tokens(void)
 /* Bits that must not change: other documents when one is perturbed; everything when threads change. */
 static void test_bitwise(void)
 {
-    const problem p = {.N = 120, .H = 4, .G = 2, .K = 16, .V = 20, .C = 16, .n_doc = 4,
-                       .doc = {0, 33, 50, 101, 120}, .carry = true, .g_min = -0.3, .b_max = 1};
+    const problem p = {.N = 120,
+                       .H = 4,
+                       .G = 2,
+                       .K = 16,
+                       .V = 20,
+                       .C = 16,
+                       .n_doc = 4,
+                       .doc = {0, 33, 50, 101, 120},
+                       .carry = true,
+                       .g_min = -0.3,
+                       .b_max = 1};
     const int64_t n = in_at(&p, N_IN), m = out_at(&p, N_OUT);
     const size_t  state = (size_t)in_size(&p, STATE) * sizeof(float);
     buffers       b = open_problem(&p);

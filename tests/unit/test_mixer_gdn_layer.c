@@ -16,8 +16,8 @@ enum { N = 21, HID = 10, H = 4, G = 2, D = 6, W = 4, HD = H * D, GD = G * D };
 
 /* In the order of params(); X last, to be differentiated like them. */
 enum { WQ, WK, WV, WB, WGK, ALOG, DTB, CQ, CK, CV, WG, ON, WO, N_PARAM, X = N_PARAM };
-static const int64_t size[] = {HD * HID, GD * HID, GD * HID, H * HID, H * HID,  H,        H,
-                               HD * W,   GD * W,   GD * W,   HD * HID, D,       HID * HD, N * HID};
+static const int64_t size[] = {HD * HID, GD *HID, GD *HID, H *HID,  H *HID, H,       H,
+                               HD *W,    GD *W,   GD *W,   HD *HID, D,      HID *HD, N *HID};
 
 static const int32_t docs[] = {0, 9, 10, 21};
 
@@ -113,7 +113,8 @@ static void oracle(double *out, const int32_t *doc, int n_doc)
                     double err = vi[c];
                     for (int r = 0; r < D; r++) S[i][r][c] *= exp(g), err -= ki[r] * S[i][r][c];
                     o[c] = 0;
-                    for (int r = 0; r < D; r++) S[i][r][c] += ki[r] * beta * err, o[c] += q[i * D + r] * S[i][r][c] / sqrt(D);
+                    for (int r = 0; r < D; r++)
+                        S[i][r][c] += ki[r] * beta * err, o[c] += q[i * D + r] * S[i][r][c] / sqrt(D);
                     ms += o[c] * o[c] / D;
                 }
                 for (int c = 0; c < D; c++) {
@@ -159,7 +160,13 @@ static void run(const int32_t *doc, int n_doc, unsigned frozen, bool with_backwa
 {
     gr_tensor          wt[N_PARAM], dwt[N_PARAM];
     const gr_seq       seq = {.n = N, .n_doc = n_doc, .doc = doc};
-    const gr_mixer_ctx c = {.op = op, .core = &gr_gdn_cpu, .spec = &spec, .seq = &seq, .w = wt, .dw = dwt, .keep = keep,
+    const gr_mixer_ctx c = {.op = op,
+                            .core = &gr_gdn_cpu,
+                            .spec = &spec,
+                            .seq = &seq,
+                            .w = wt,
+                            .dw = dwt,
+                            .keep = keep,
                             .scratch = scratch};
     const gr_tensor    x = gr_as2(flat(w[X], N * HID), N, HID), yt = gr_as2(flat(y, N * HID), N, HID);
     gr_tape            tape;
@@ -247,7 +254,8 @@ static void test_decode(void)
         state.t[i].data = room[i];
     }
     for (int t = 0; t < N; t++)
-        gr_gdn_def.step(&c, gr_as2(flat(y1 + t * HID, HID), 1, HID), gr_as2(flat(w[X] + t * HID, HID), 1, HID), &state, t);
+        gr_gdn_def.step(&c, gr_as2(flat(y1 + t * HID, HID), 1, HID), gr_as2(flat(w[X] + t * HID, HID), 1, HID), &state,
+                        t);
     CHECK_REL(y1, y64, N * HID, 1e-5, "decoding");
     CHECK(gr_arena_reset(scratch) == GR_OK, "arena");
 }
@@ -284,7 +292,8 @@ static void test_from_attention(void)
 
 static void test_cost(void)
 {
-    const gr_mixer_spec s = {.hidden = 4096, .n_head = 32, .n_kv_head = 8, .head_dim = 128, .conv_width = 4, .chunk = 64};
+    const gr_mixer_spec s = {
+        .hidden = 4096, .n_head = 32, .n_kv_head = 8, .head_dim = 128, .conv_width = 4, .chunk = 64};
     const gr_mixer_cost c = gr_gdn_def.cost(&s, 8192);
 
     /* docs/math.md 10: 164 kFLOP per token and head. */

@@ -1,9 +1,10 @@
-/* The whole decoder: every parameter's gradient against central differences of the loss, and documents that do not see each other, for both
- * families and for a hybrid.
+/* The whole decoder: every parameter's gradient against central differences of the loss, and documents that do not see
+ * each other, for both families and for a hybrid.
  *
- * The formulas of every op and mixer have float64 oracles of their own (test_ops_*, test_mixer_*); what can still be wrong here is how they are
- * put together. The loss is fp32: along a tensor's own gradient, with a step that moves the loss by some 1e-2, the quotient is good to about
- * 1e-3 (rounding 1e-6 / 1e-2, and the cubic term); a wiring error shows as tens of per cent. */
+ * The formulas of every op and mixer have float64 oracles of their own (test_ops_*, test_mixer_*); what can still be
+ * wrong here is how they are put together. The loss is fp32: along a tensor's own gradient, with a step that moves the
+ * loss by some 1e-2, the quotient is good to about 1e-3 (rounding 1e-6 / 1e-2, and the cubic term); a wiring error
+ * shows as tens of per cent. */
 /*TEST
 np: 1
 timeout: 120
@@ -14,7 +15,7 @@ timeout: 120
 
 enum { N = 60 };
 
-static int32_t token[N], target[N], pos[N];
+static int32_t       token[N], target[N], pos[N];
 static const int32_t doc[] = {0, 1, 18, 20, 47, N}; /* lengths 1, 17, 2, 27, 13 */
 
 static gr_seq packed(void)
@@ -37,13 +38,14 @@ static double loss_of(gr_model *m, const gr_seq *seq, bool learn)
 {
     double           sum[3] = {0};
     gr_tensor        h, dh, ids = gr_view1(token, GR_I32, N);
-    const gr_targets t = {.id = gr_view1(target, GR_I32, N), .top_id = gr_none(), .top_lp = gr_none(), .tail_lp = gr_none()};
-    gr_param        *head = &m->params->p[m->at.head];
+    const gr_targets t = {
+        .id = gr_view1(target, GR_I32, N), .top_id = gr_none(), .top_lp = gr_none(), .tail_lp = gr_none()};
+    gr_param *head = &m->params->p[m->at.head];
 
     CHECK(gr_model_forward(m, ids, seq, learn, NULL, NULL, &h) == GR_OK, "forward");
     dh = gr_take2(m->keep, GR_F32, N, m->spec.hidden);
-    CHECK(gr_token_loss(m->ops, m->scratch, learn ? dh : gr_none(), learn ? head->grad : gr_none(), gr_view1(sum, GR_F64, 3), h, head->value, &t) ==
-              GR_OK,
+    CHECK(gr_token_loss(m->ops, m->scratch, learn ? dh : gr_none(), learn ? head->grad : gr_none(),
+                        gr_view1(sum, GR_F64, 3), h, head->value, &t) == GR_OK,
           "loss");
     if (learn) CHECK(gr_model_backward(m, ids, seq, dh) == GR_OK, "backward");
     CHECK(gr_model_reset(m) == GR_OK, "reset");
@@ -91,7 +93,8 @@ static void check_isolation(gr_model *m, const gr_seq *seq, const char *what)
     CHECK(gr_model_forward(m, ids, seq, false, NULL, NULL, &h) == GR_OK, "forward");
     for (int i = 0; i < N; i++) {
         const bool same = !memcmp((float *)h.data + i * m->spec.hidden, before + i * m->spec.hidden, row);
-        CHECK(same == (i < doc[3] || i >= doc[4]), "%s: position %d %s", what, i, same ? "did not change" : "saw another document");
+        CHECK(same == (i < doc[3] || i >= doc[4]), "%s: position %d %s", what, i,
+              same ? "did not change" : "saw another document");
     }
     gr_model_reset(m);
     for (int i = doc[3]; i < doc[4]; i++) token[i] = (token[i] + TINY_VOCAB - 5) % TINY_VOCAB;
@@ -99,21 +102,25 @@ static void check_isolation(gr_model *m, const gr_seq *seq, const char *what)
 
 int main(void)
 {
-    const gr_ops       *ops = NULL;
-    const gr_seq        seq = packed();
-    const gr_provenance by = {"test", "0", "0", "now", "", "{}"};
+    const gr_ops        *ops = NULL;
+    const gr_seq         seq = packed();
+    const gr_provenance  by = {"test", "0", "0", "now", "", "{}"};
     const gr_cfg_convert convert = {.pattern = "(gdn,attn)", .init = "attention", .conv_init = "normal", .seed = 3};
-    const gr_cfg_mixer  mixer = {.conv_width = 4, .chunk = 16};
-    char                path[GR_PATH_MAX], note[160], from[GR_PATH_MAX], to[GR_PATH_MAX];
-    gr_model           *m = NULL;
+    const gr_cfg_mixer   mixer = {.conv_width = 4, .chunk = 16};
+    char                 path[GR_PATH_MAX], note[160], from[GR_PATH_MAX], to[GR_PATH_MAX];
+    gr_model            *m = NULL;
 
     CHECK(gr_backend_open("cpu", 1, &ops, note, sizeof note) == GR_OK, "backend");
-    CHECK(tiny_write(path, "llama.json", tiny_llama) == GR_OK && gr_model_create(&m, NULL, ops, path, "", "*", 5) == GR_OK, "llama");
+    CHECK(tiny_write(path, "llama.json", tiny_llama) == GR_OK &&
+              gr_model_create(&m, NULL, ops, path, "", "*", 5) == GR_OK,
+          "llama");
     check_gradients(m, &seq, "llama");
     check_isolation(m, &seq, "llama");
     gr_model_close(&m);
 
-    CHECK(tiny_write(path, "qwen3.json", tiny_qwen3) == GR_OK && gr_model_create(&m, NULL, ops, path, "", "*", 6) == GR_OK, "qwen3");
+    CHECK(tiny_write(path, "qwen3.json", tiny_qwen3) == GR_OK &&
+              gr_model_create(&m, NULL, ops, path, "", "*", 6) == GR_OK,
+          "qwen3");
     check_gradients(m, &seq, "qwen3");
     check_isolation(m, &seq, "qwen3");
     gr_path(from, "%s/qwen3.h5", tiny_dir());

@@ -1,4 +1,5 @@
-/* Short convolution: documents, the head from before the first token, every width, forward and backward, against fp64. */
+/* Short convolution: documents, the head from before the first token, every width, forward and backward, against fp64.
+ */
 /*TEST
 np: 1
 timeout: 120
@@ -8,12 +9,12 @@ timeout: 120
 static const gr_ops *op = &gr_ops_cpu;
 
 typedef struct conv_case {
-    int64_t        N, C;
-    int            W;
-    gr_seq         seq;
-    double        *x, *w, *b, *head, *dy;           /* b, head NULL: none */
-    float         *xf, *wf, *bf, *headf, *dyf;
-    float         *y, *dx, *dw, *db, *dhead;
+    int64_t N, C;
+    int     W;
+    gr_seq  seq;
+    double *x, *w, *b, *head, *dy; /* b, head NULL: none */
+    float  *xf, *wf, *bf, *headf, *dyf;
+    float  *y, *dx, *dw, *db, *dhead;
 } conv_case;
 
 static void oracle(const conv_case *c, double *y)
@@ -62,8 +63,8 @@ static void run(const void *ctx)
     for (int64_t i = 0; i < C; i++) c->db[i] = 0.5f;
     op->conv(mat(c->y, N, C), mat(c->xf, N, C), mat(c->wf, C, W), bias(c), head(c), &c->seq, NULL);
     op->conv_back(mat(c->dx, N, C), mat(c->dw, C, W), c->bf ? vec1(c->db, C) : gr_none(),
-                  c->headf ? mat(c->dhead, W - 1, C) : gr_none(), mat(c->dyf, N, C), mat(c->xf, N, C), mat(c->wf, C, W), bias(c),
-                  head(c), &c->seq, NULL);
+                  c->headf ? mat(c->dhead, W - 1, C) : gr_none(), mat(c->dyf, N, C), mat(c->xf, N, C), mat(c->wf, C, W),
+                  bias(c), head(c), &c->seq, NULL);
 }
 
 static conv_case make(int64_t N, int64_t C, int W, int n_doc, const int32_t *doc, bool with_b, bool with_head)
@@ -74,7 +75,8 @@ static conv_case make(int64_t N, int64_t C, int W, int n_doc, const int32_t *doc
     c.x = widen(c.xf, N * C), c.w = widen(c.wf, C * W), c.dy = widen(c.dyf, N * C);
     if (with_b) c.bf = uniform(C, 4, -1, 1), c.b = widen(c.bf, C);
     if (with_head) c.headf = uniform((W - 1) * C, 5, -2, 2), c.head = widen(c.headf, (W - 1) * C);
-    c.y = poisoned(N * C), c.dx = poisoned(N * C), c.dw = poisoned(C * W), c.db = poisoned(C), c.dhead = poisoned((W - 1) * C);
+    c.y = poisoned(N * C), c.dx = poisoned(N * C), c.dw = poisoned(C * W), c.db = poisoned(C),
+    c.dhead = poisoned((W - 1) * C);
     return c;
 }
 
@@ -101,24 +103,25 @@ static void one(int64_t N, int64_t C, int W, int n_doc, const int32_t *doc, bool
     if (with_b) check_bits(what, run, &c, c.db, C);
     if (with_head) check_bits(what, run, &c, c.dhead, (W - 1) * C);
 
-    op->conv_back(mat(dx, N, C), gr_none(), gr_none(), gr_none(), mat(c.dyf, N, C), mat(c.xf, N, C), mat(c.wf, C, W), bias(&c),
-                  head(&c), &c.seq, NULL);
+    op->conv_back(mat(dx, N, C), gr_none(), gr_none(), gr_none(), mat(c.dyf, N, C), mat(c.xf, N, C), mat(c.wf, C, W),
+                  bias(&c), head(&c), &c.seq, NULL);
     CHECK(memcmp(dx, c.dx, (size_t)(N * C) * sizeof *dx) == 0, "%s: dx depends on what else is wanted", what);
     take_back();
 }
 
-/* One document cut at `cut`: the right part, with the left part's last rows as head, gives the whole, and its dhead is what
- * the left part's last rows lack. Parts shorter than the convolution fill up with zeros. */
+/* One document cut at `cut`: the right part, with the left part's last rows as head, gives the whole, and its dhead is
+ * what the left part's last rows lack. Parts shorter than the convolution fill up with zeros. */
 static void halo(int64_t N, int64_t C, int W, int64_t cut)
 {
     const int32_t whole_doc[] = {0, (int32_t)N}, left_doc[] = {0, (int32_t)cut}, right_doc[] = {0, (int32_t)(N - cut)};
     const gr_seq  left = {.n = cut, .n_doc = 1, .doc = left_doc}, right = {.n = N - cut, .n_doc = 1, .doc = right_doc};
     conv_case     c = make(N, C, W, 1, whole_doc, true, false);
-    float        *y = poisoned(N * C), *dx = poisoned(N * C), *dw = take(C * W, 4), *db = take(C, 4), *hd = take((W - 1) * C, 4);
-    float        *dhead = poisoned((W - 1) * C);
-    double       *want = take(N * C, sizeof *want), *want_w = take(C * W, sizeof *want_w);
-    gr_tensor     w = mat(c.wf, C, W), b = vec1(c.bf, C), dwt = mat(dw, C, W), dbt = vec1(db, C), none = gr_none();
-    gr_tensor     h = mat(hd, W - 1, C), dh = mat(dhead, W - 1, C);
+    float        *y = poisoned(N * C), *dx = poisoned(N * C), *dw = take(C * W, 4), *db = take(C, 4),
+          *hd = take((W - 1) * C, 4);
+    float    *dhead = poisoned((W - 1) * C);
+    double   *want = take(N * C, sizeof *want), *want_w = take(C * W, sizeof *want_w);
+    gr_tensor w = mat(c.wf, C, W), b = vec1(c.bf, C), dwt = mat(dw, C, W), dbt = vec1(db, C), none = gr_none();
+    gr_tensor h = mat(hd, W - 1, C), dh = mat(dhead, W - 1, C);
 
     run(&c);
     for (int64_t i = 0; i < (W - 1) * C; i++) {
@@ -130,8 +133,8 @@ static void halo(int64_t N, int64_t C, int W, int64_t cut)
     CHECK(memcmp(y, c.y, (size_t)(N * C) * sizeof *y) == 0, "cut at %lld: y has other bits", (long long)cut);
 
     op->conv_back(mat(dx, cut, C), dwt, dbt, none, mat(c.dyf, cut, C), mat(c.xf, cut, C), w, b, none, &left, NULL);
-    op->conv_back(mat(dx + cut * C, N - cut, C), dwt, dbt, dh, mat(c.dyf + cut * C, N - cut, C), mat(c.xf + cut * C, N - cut, C), w,
-                  b, h, &right, NULL);
+    op->conv_back(mat(dx + cut * C, N - cut, C), dwt, dbt, dh, mat(c.dyf + cut * C, N - cut, C),
+                  mat(c.xf + cut * C, N - cut, C), w, b, h, &right, NULL);
     for (int64_t i = 0; i < (W - 1) * C; i++) {
         const int64_t s = cut * C - (W - 1) * C + i;
         if (s >= 0) dx[s] += dhead[i];
@@ -227,7 +230,8 @@ int main(void)
         run(&c);
         oracle(&c, y);
         CHECK_REL(c.y, y, 3 * C, 2e-6, "14000 channels");
-        for (int64_t k = 13000; k < C; k += 111) { /* db = sum of dpre; w_{W-1} sees x itself: compare through one channel */
+        for (int64_t k = 13000; k < C;
+             k += 111) { /* db = sum of dpre; w_{W-1} sees x itself: compare through one channel */
             double db = 0, dw3 = 0;
 
             for (int t = 0; t < 3; t++) {
@@ -239,7 +243,8 @@ int main(void)
                 db += c.dy[t * C + k] * s * (1 + pre * (1 - s));
                 dw3 += c.dy[t * C + k] * s * (1 + pre * (1 - s)) * c.x[t * C + k];
             }
-            CHECK(fabs(c.db[k] - 0.5 - db) < 3e-6 && fabs(c.dw[k * 4 + 3] - 0.5 - dw3) < 3e-6, "channel %lld", (long long)k);
+            CHECK(fabs(c.db[k] - 0.5 - db) < 3e-6 && fabs(c.dw[k * 4 + 3] - 0.5 - dw3) < 3e-6, "channel %lld",
+                  (long long)k);
         }
         take_back();
     }

@@ -32,7 +32,8 @@ static void gemm(int64_t M, int64_t N, int64_t K)
 
         g.alpha = form / 4 == 0 ? 1.0f : -0.5f;
         g.beta = form / 4 == 0 ? 0.0f : form / 4 == 1 ? 1.0f : 0.25f;
-        g.a = uniform(M * K, 1, -1, 1), g.b = uniform(K * N, 2, -1, 1), g.c0 = uniform(M * N, 3, -1, 1), g.c = poisoned(M * N);
+        g.a = uniform(M * K, 1, -1, 1), g.b = uniform(K * N, 2, -1, 1), g.c0 = uniform(M * N, 3, -1, 1),
+        g.c = poisoned(M * N);
         for (int64_t i = 0; i < M; i++)
             for (int64_t j = 0; j < N; j++) {
                 double s = 0;
@@ -41,8 +42,8 @@ static void gemm(int64_t M, int64_t N, int64_t K)
                     s += (double)g.a[g.ta ? k * M + i : i * K + k] * g.b[g.tb ? j * K + k : k * N + j];
                 want[i * N + j] = g.alpha * s + (g.beta != 0 ? g.beta * (double)g.c0[i * N + j] : 0);
             }
-        snprintf(what, sizeof what, "gemm %lldx%lldx%lld %c%c alpha %g beta %g", (long long)M, (long long)N, (long long)K,
-                 g.ta ? 'T' : 'N', g.tb ? 'T' : 'N', g.alpha, g.beta);
+        snprintf(what, sizeof what, "gemm %lldx%lldx%lld %c%c alpha %g beta %g", (long long)M, (long long)N,
+                 (long long)K, g.ta ? 'T' : 'N', g.tb ? 'T' : 'N', g.alpha, g.beta);
         run_gemm(&g);
         CHECK_REL(g.c, want, M * N, 3e-6, what); /* K <= 700 products: rounding 6e-8 sqrt(K), with room */
 
@@ -65,14 +66,16 @@ static void odd_gemms(void)
     float a[12], b[12], c[6], d[6];
 
     for (int i = 0; i < 12; i++) a[i] = b[i] = (float)i;
-    op->gemm(gr_view2(c, GR_F32, 2, 2), gr_view3(a, GR_F32, 2, 3, 2), false, gr_view3(b, GR_F32, 2, 2, 3), true, 1, 0, NULL);
+    op->gemm(gr_view2(c, GR_F32, 2, 2), gr_view3(a, GR_F32, 2, 3, 2), false, gr_view3(b, GR_F32, 2, 2, 3), true, 1, 0,
+             NULL);
     op->gemm(gr_view2(d, GR_F32, 2, 2), mat(a, 2, 6), false, mat(b, 2, 6), true, 1, 0, NULL);
     CHECK(memcmp(c, d, 4 * sizeof *c) == 0 && d[3] == 451, "rank 3");
     for (int form = 0; form < 4; form++) {
         const bool ta = form & 1, tb = form & 2;
 
         for (int i = 0; i < 6; i++) c[i] = 1, d[i] = NAN;
-        op->gemm(mat(c, 2, 3), ta ? mat(a, 0, 2) : mat(a, 2, 0), ta, tb ? mat(b, 3, 0) : mat(b, 0, 3), tb, 1, 0.5f, NULL);
+        op->gemm(mat(c, 2, 3), ta ? mat(a, 0, 2) : mat(a, 2, 0), ta, tb ? mat(b, 3, 0) : mat(b, 0, 3), tb, 1, 0.5f,
+                 NULL);
         op->gemm(mat(d, 2, 3), ta ? mat(a, 0, 2) : mat(a, 2, 0), ta, tb ? mat(b, 3, 0) : mat(b, 0, 3), tb, 1, 0, NULL);
         CHECK(c[0] == 0.5f && c[5] == 0.5f && d[0] == 0 && d[5] == 0, "K = 0, form %d", form);
         op->gemm(mat(c, 0, 3), ta ? mat(a, 2, 0) : mat(a, 0, 2), ta, tb ? mat(b, 3, 2) : mat(b, 2, 3), tb, 1, 0, NULL);
@@ -112,7 +115,13 @@ static void adamw(int64_t n)
 
     for (int t = 1; t <= 5; t++) {
         const double   lr = 1e-2f, b1 = 0.9f, b2 = 0.95f, eps = 1e-8f, wd = 0.1f, gs = 0.7f;
-        const gr_adamw h = {(float)lr, (float)b1, (float)b2, (float)eps, (float)wd, (float)gs, (float)(1 - pow(b1, t)),
+        const gr_adamw h = {(float)lr,
+                            (float)b1,
+                            (float)b2,
+                            (float)eps,
+                            (float)wd,
+                            (float)gs,
+                            (float)(1 - pow(b1, t)),
                             (float)(1 - pow(b2, t))};
         float         *g = uniform(n, (uint64_t)(10 + t), -1, 1);
 
@@ -122,7 +131,8 @@ static void adamw(int64_t n)
 
             m64[i] = b1 * m64[i] + (1 - b1) * x;
             v64[i] = b2 * v64[i] + (1 - b2) * x * x;
-            p64[i] = p64[i] * (1 - lr * wd) - lr / (1 - pow(b1, t)) * m64[i] / (sqrt(v64[i]) / sqrt(1 - pow(b2, t)) + eps);
+            p64[i] =
+                p64[i] * (1 - lr * wd) - lr / (1 - pow(b1, t)) * m64[i] / (sqrt(v64[i]) / sqrt(1 - pow(b2, t)) + eps);
         }
     }
     CHECK_REL(p, p64, n, 1e-6, "adamw p"); /* a few roundings per step, of numbers up to 1 */

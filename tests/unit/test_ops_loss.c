@@ -22,11 +22,11 @@ static double log_sum_exp(const double *z, int64_t V, const bool *skip)
 /* ---- token loss ---- */
 
 typedef struct loss_case {
-    int64_t   n, V;
-    int       k;
-    double    a, *z;
-    int32_t  *id, *top_id;
-    float    *zf, *dz, *lp, *tail;
+    int64_t  n, V;
+    int      k;
+    double   a, *z;
+    int32_t *id, *top_id;
+    float   *zf, *dz, *lp, *tail;
 } loss_case;
 
 /* CE and KL of one row as docs/math.md 9.1 writes them. */
@@ -131,12 +131,15 @@ static void token_loss(int64_t n, int64_t V, int k, double a, bool with_tail)
     gr_targets t;
     char       what[100];
 
-    snprintf(what, sizeof what, "token_loss [%lld, %lld] k %d kl %g%s", (long long)n, (long long)V, k, a, with_tail ? "" : " no tail");
+    snprintf(what, sizeof what, "token_loss [%lld, %lld] k %d kl %g%s", (long long)n, (long long)V, k, a,
+             with_tail ? "" : " no tail");
     c.id = take(n, sizeof *c.id);
     if (k) teach(&c, with_tail);
     for (int64_t r = 0; r < n; r++) {
-        c.id[r] = r % 7 == 3 ? -1 : k && r % 2 ? c.top_id[r * k + (int)r % k] : (int32_t)(r * 31 % V); /* in K or anywhere */
-        if (c.id[r] < 0) c.zf[r * V] = NAN; /* padding may hold anything */
+        c.id[r] = r % 7 == 3   ? -1
+                  : k && r % 2 ? c.top_id[r * k + (int)r % k]
+                               : (int32_t)(r * 31 % V); /* in K or anywhere */
+        if (c.id[r] < 0) c.zf[r * V] = NAN;             /* padding may hold anything */
     }
     memcpy(z0, c.zf, (size_t)(n * V) * sizeof *z0);
     c.z = widen(c.zf, n * V);
@@ -144,11 +147,13 @@ static void token_loss(int64_t n, int64_t V, int k, double a, bool with_tail)
     oracle(&c, want);
     run(&c);
     for (int i = 0; i < 3; i++) /* logits carry 6e-8 of 5, the KL cancels to a fraction of the CE */
-        CHECK(fabs(last_sum[i] - want[i]) <= 1e-6 * (want[0] + 1), "%s: sum %d is %.9g, not %.9g", what, i, last_sum[i], want[i]);
+        CHECK(fabs(last_sum[i] - want[i]) <= 1e-6 * (want[0] + 1), "%s: sum %d is %.9g, not %.9g", what, i, last_sum[i],
+              want[i]);
     CHECK(memcmp(z0, c.zf, (size_t)(n * V) * sizeof *z0) == 0, "%s: z is changed", what);
     for (int64_t r = 0; r < n; r++)
         if (c.id[r] < 0)
-            for (int64_t j = 0; j < V; j++) CHECK(c.dz[r * V + j] == 0, "%s: gradient of a row with nothing to learn", what);
+            for (int64_t j = 0; j < V; j++)
+                CHECK(c.dz[r * V + j] == 0, "%s: gradient of a row with nothing to learn", what);
     check_grad(what, c.dz, NULL, c.z, n * V, value, &c, 2e-6);
 
     op->token_loss(gr_none(), gr_view1(sum, GR_F64, 3), mat(c.zf, n, V), &t, NULL);
@@ -158,7 +163,8 @@ static void token_loss(int64_t n, int64_t V, int k, double a, bool with_tail)
 
     sum[0] = sum[1] = sum[2] = 0; /* in place */
     op->token_loss(mat(c.zf, n, V), gr_view1(sum, GR_F64, 3), mat(c.zf, n, V), &t, NULL);
-    CHECK(memcmp(sum, last_sum, sizeof sum) == 0 && memcmp(c.zf, c.dz, (size_t)(n * V) * 4) == 0, "%s: in place differs", what);
+    CHECK(memcmp(sum, last_sum, sizeof sum) == 0 && memcmp(c.zf, c.dz, (size_t)(n * V) * 4) == 0,
+          "%s: in place differs", what);
     take_back();
 }
 
@@ -188,7 +194,16 @@ static void far_tail(void)
         float     low[] = {-900, -901}, both[] = {-0.6931472f, -0.6931472f}, dz[2];
         int32_t   one[] = {1}, first_two[] = {0, 1};
         float     nothing[] = {-INFINITY};
-        loss_case d = {.n = 1, .V = 2, .k = 2, .a = 1, .zf = low, .dz = dz, .id = one, .top_id = first_two, .lp = both, .tail = nothing};
+        loss_case d = {.n = 1,
+                       .V = 2,
+                       .k = 2,
+                       .a = 1,
+                       .zf = low,
+                       .dz = dz,
+                       .id = one,
+                       .top_id = first_two,
+                       .lp = both,
+                       .tail = nothing};
 
         d.z = widen(low, 2);
         row_oracle(&d, 0, &ce, &kl);
@@ -220,7 +235,8 @@ static void not_hidden(void)
         default: c.id[1] = (int32_t)V;
         }
         run(&c);
-        CHECK(isnan(last_sum[0] + last_sum[1]) && last_sum[2] == 2, "case %d is hidden: %g %g", kind, last_sum[0], last_sum[1]);
+        CHECK(isnan(last_sum[0] + last_sum[1]) && last_sum[2] == 2, "case %d is hidden: %g %g", kind, last_sum[0],
+              last_sum[1]);
         CHECK(isnan(c.dz[V]) || isnan(c.dz[V + 1]), "case %d: a clean gradient", kind);
         CHECK(isfinite(c.dz[0]), "case %d reaches another row", kind);
         take_back();
@@ -240,7 +256,8 @@ static void topk_run(const void *ctx)
 {
     const topk *c = ctx;
 
-    op->top_k(gr_view2(c->id, GR_I32, c->n, c->k), mat(c->lp, c->n, c->k), vec1(c->tail, c->n), mat(c->z, c->n, c->V), NULL);
+    op->top_k(gr_view2(c->id, GR_I32, c->n, c->k), mat(c->lp, c->n, c->k), vec1(c->tail, c->n), mat(c->z, c->n, c->V),
+              NULL);
 }
 
 static void top_k(int64_t n, int64_t V, int k, int form)
@@ -252,11 +269,11 @@ static void top_k(int64_t n, int64_t V, int k, int form)
 
     snprintf(what, sizeof what, "top_k [%lld, %lld] k %d form %d", (long long)n, (long long)V, k, form);
     for (int64_t i = 0; i < n * V; i++) {
-        if (form == 1) c.z[i] = rintf(c.z[i]);                  /* many ties */
-        if (form == 2) c.z[i] = (float)(i % V) * 1e-3f;         /* rising: every token enters */
-        if (form == 3) c.z[i] = i % 2 ? -0.0f : 0.0f;           /* all equal */
+        if (form == 1) c.z[i] = rintf(c.z[i]);          /* many ties */
+        if (form == 2) c.z[i] = (float)(i % V) * 1e-3f; /* rising: every token enters */
+        if (form == 3) c.z[i] = i % 2 ? -0.0f : 0.0f;   /* all equal */
         if (form == 4 && i % 3) c.z[i] = -INFINITY;
-        if (form == 5) c.z[i] *= 100;                           /* the tail is nothing next to the first */
+        if (form == 5) c.z[i] *= 100; /* the tail is nothing next to the first */
     }
     memcpy(z0, c.z, (size_t)(n * V) * sizeof *z0);
     topk_run(&c);
@@ -271,14 +288,15 @@ static void top_k(int64_t n, int64_t V, int k, int form)
             for (int64_t j = 0; j < V; j++)
                 if (!known[j] && (best < 0 || z[j] > z[best])) best = j;
             known[best] = true;
-            CHECK(c.id[r * k + i] == best, "%s: row %lld, place %d is %d, not %lld", what, (long long)r, i, c.id[r * k + i],
-                  (long long)best);
-            CHECK(c.lp[r * k + i] == (float)(z[best] - lse) || fabs(c.lp[r * k + i] - (z[best] - lse)) <= 1e-6 * (1 + fabs(lse)),
+            CHECK(c.id[r * k + i] == best, "%s: row %lld, place %d is %d, not %lld", what, (long long)r, i,
+                  c.id[r * k + i], (long long)best);
+            CHECK(c.lp[r * k + i] == (float)(z[best] - lse) ||
+                      fabs(c.lp[r * k + i] - (z[best] - lse)) <= 1e-6 * (1 + fabs(lse)),
                   "%s: lp %.9g, not %.9g", what, c.lp[r * k + i], z[best] - lse);
         }
         tail = log_sum_exp(z, V, known) - lse;
-        CHECK(c.tail[r] == (float)tail || fabs(c.tail[r] - tail) <= 1e-6 * (1 + fabs(tail)), "%s: tail %.9g, not %.9g", what,
-              c.tail[r], tail);
+        CHECK(c.tail[r] == (float)tail || fabs(c.tail[r] - tail) <= 1e-6 * (1 + fabs(tail)), "%s: tail %.9g, not %.9g",
+              what, c.tail[r], tail);
     }
     check_bits(what, topk_run, &c, c.lp, n * k);
     check_bits(what, topk_run, &c, c.tail, n);
@@ -344,7 +362,8 @@ static void kl_full(int64_t n, int64_t V, double apart)
 
 static void align(int64_t N, int64_t D, bool masked)
 {
-    float   *h = uniform(N * D, 1, -1, 1), *y = uniform(N * D, 2, -1, 1), *dh = poisoned(N * D), *in_place = take(N * D, 4);
+    float *h = uniform(N * D, 1, -1, 1), *y = uniform(N * D, 2, -1, 1), *dh = poisoned(N * D),
+          *in_place = take(N * D, 4);
     uint8_t *mask = take(N, 1);
     double   sum[2] = {1, 2}, want[2] = {1, 2}, again[2] = {1, 2};
 
@@ -361,9 +380,10 @@ static void align(int64_t N, int64_t D, bool masked)
             want[1] += yi * yi;
         }
     memcpy(in_place, h, (size_t)(N * D) * sizeof *h);
-    op->align_loss(mat(dh, N, D), gr_view1(sum, GR_F64, 2), mat(h, N, D), mat(y, N, D), masked ? gr_view1(mask, GR_U8, N) : gr_none(),
-                   NULL);
-    for (int i = 0; i < 2; i++) CHECK(fabs(sum[i] - want[i]) <= 1e-12 * want[i], "align: %.15g, not %.15g", sum[i], want[i]);
+    op->align_loss(mat(dh, N, D), gr_view1(sum, GR_F64, 2), mat(h, N, D), mat(y, N, D),
+                   masked ? gr_view1(mask, GR_U8, N) : gr_none(), NULL);
+    for (int i = 0; i < 2; i++)
+        CHECK(fabs(sum[i] - want[i]) <= 1e-12 * want[i], "align: %.15g, not %.15g", sum[i], want[i]);
     for (int64_t i = 0; i < N * D; i++) {
         const float expect = masked && !mask[i / D] ? 0 : 2 * (h[i] - y[i]);
         CHECK(dh[i] == expect, "align: dh[%lld] = %g, not %g", (long long)i, dh[i], expect);
@@ -372,9 +392,11 @@ static void align(int64_t N, int64_t D, bool masked)
     op->align_loss(mat(in_place, N, D), gr_view1(again, GR_F64, 2), mat(in_place, N, D), mat(y, N, D),
                    masked ? gr_view1(mask, GR_U8, N) : gr_none(), NULL);
     omp_set_num_threads(2);
-    CHECK(memcmp(sum, again, sizeof sum) == 0 && memcmp(dh, in_place, (size_t)(N * D) * 4) == 0, "align: in place, one thread");
+    CHECK(memcmp(sum, again, sizeof sum) == 0 && memcmp(dh, in_place, (size_t)(N * D) * 4) == 0,
+          "align: in place, one thread");
     again[0] = 1, again[1] = 2;
-    op->align_loss(gr_none(), gr_view1(again, GR_F64, 2), mat(h, N, D), mat(y, N, D), masked ? gr_view1(mask, GR_U8, N) : gr_none(), NULL);
+    op->align_loss(gr_none(), gr_view1(again, GR_F64, 2), mat(h, N, D), mat(y, N, D),
+                   masked ? gr_view1(mask, GR_U8, N) : gr_none(), NULL);
     CHECK(memcmp(sum, again, sizeof sum) == 0, "align: values only");
     take_back();
 }

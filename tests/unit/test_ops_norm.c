@@ -12,12 +12,12 @@ static const char *const name[] = {"rmsnorm", "l2norm", "gated_norm"};
 
 /* One case; doubles for the oracle, floats for the operation. */
 typedef struct norm_case {
-    int      kind;
-    int64_t  R, D;
-    double   eps;
-    double  *x, *w, *z, *dy;
-    float   *xf, *wf, *zf, *dyf, *y, *rstd, *dx, *dz, *dw;
-    bool     in_place;
+    int     kind;
+    int64_t R, D;
+    double  eps;
+    double *x, *w, *z, *dy;
+    float  *xf, *wf, *zf, *dyf, *y, *rstd, *dx, *dz, *dw;
+    bool    in_place;
 } norm_case;
 
 static void oracle(const norm_case *c, double *y, double *rstd)
@@ -47,8 +47,9 @@ static void run(const void *ctx)
 {
     const norm_case *c = ctx;
     const int64_t    R = c->R, D = c->D;
-    gr_tensor        x = mat(c->xf, R, D), w = vec1(c->wf, D), z = mat(c->zf, R, D), y = mat(c->y, R, D), rstd = vec1(c->rstd, R);
-    gr_tensor        dy = mat(c->dyf, R, D), dx = mat(c->dx, R, D), dz = mat(c->dz, R, D), dw = vec1(c->dw, D);
+    gr_tensor        x = mat(c->xf, R, D), w = vec1(c->wf, D), z = mat(c->zf, R, D), y = mat(c->y, R, D),
+              rstd = vec1(c->rstd, R);
+    gr_tensor dy = mat(c->dyf, R, D), dx = mat(c->dx, R, D), dz = mat(c->dz, R, D), dw = vec1(c->dw, D);
 
     for (int64_t i = 0; i < D; i++) c->dw[i] = 0.5f; /* += */
     if (c->in_place) {
@@ -78,8 +79,10 @@ static void one(int kind, int64_t R, int64_t D, bool in_place)
     float        *half = take(D, sizeof *half);
     char          what[80];
 
-    snprintf(what, sizeof what, "%s [%lld, %lld]%s", name[kind], (long long)R, (long long)D, in_place ? " in place" : "");
-    c.xf = uniform(n, 1, -2, 3), c.wf = uniform(D, 2, 0.5, 1.5), c.zf = uniform(n, 3, -4, 4), c.dyf = uniform(n, 4, -1, 1);
+    snprintf(what, sizeof what, "%s [%lld, %lld]%s", name[kind], (long long)R, (long long)D,
+             in_place ? " in place" : "");
+    c.xf = uniform(n, 1, -2, 3), c.wf = uniform(D, 2, 0.5, 1.5), c.zf = uniform(n, 3, -4, 4),
+    c.dyf = uniform(n, 4, -1, 1);
     c.x = widen(c.xf, n), c.w = widen(c.wf, D), c.z = widen(c.zf, n), c.dy = widen(c.dyf, n);
     c.y = poisoned(n), c.rstd = poisoned(R), c.dx = poisoned(n), c.dz = poisoned(n), c.dw = poisoned(D);
     for (int64_t i = 0; i < D; i++) half[i] = 0.5f;
@@ -99,7 +102,8 @@ static void one(int kind, int64_t R, int64_t D, bool in_place)
     if (kind == RMS && !in_place) { /* a frozen weight: the same dx, nothing else touched */
         float *dx = poisoned(n);
 
-        op->rmsnorm_back(mat(dx, R, D), gr_none(), mat(c.dyf, R, D), mat(c.xf, R, D), vec1(c.rstd, R), vec1(c.wf, D), NULL);
+        op->rmsnorm_back(mat(dx, R, D), gr_none(), mat(c.dyf, R, D), mat(c.xf, R, D), vec1(c.rstd, R), vec1(c.wf, D),
+                         NULL);
         CHECK(memcmp(dx, c.dx, (size_t)n * sizeof *dx) == 0, "%s: dx depends on dw", what);
     }
     take_back();
@@ -114,7 +118,8 @@ static void heads(void)
 
     op->rmsnorm(gr_view3(a, GR_F32, N, H, D), mat(ra, N, H), gr_view3(x, GR_F32, N, H, D), vec1(w, D), 1e-5f, NULL);
     op->rmsnorm(mat(b, N * H, D), vec1(rb, N * H), mat(x, N * H, D), vec1(w, D), 1e-5f, NULL);
-    CHECK(memcmp(a, b, sizeof *a * (size_t)(N * H * D)) == 0 && memcmp(ra, rb, sizeof *ra * (size_t)(N * H)) == 0, "heads");
+    CHECK(memcmp(a, b, sizeof *a * (size_t)(N * H * D)) == 0 && memcmp(ra, rb, sizeof *ra * (size_t)(N * H)) == 0,
+          "heads");
     op->l2norm(gr_view3(a, GR_F32, N, H, D), mat(ra, N, H), gr_view3(x, GR_F32, N, H, D), 1e-5f, NULL);
     op->l2norm(mat(b, N * H, D), vec1(rb, N * H), mat(x, N * H, D), 1e-5f, NULL);
     CHECK(memcmp(a, b, sizeof *a * (size_t)(N * H * D)) == 0, "heads, l2");
@@ -140,7 +145,8 @@ int main(void)
 
     for (int kind = RMS; kind <= GATED; kind++)
         for (int i = 0; i < 6; i++)
-            for (int in_place = 0; in_place <= (kind != GATED); in_place++) one(kind, shape[i][0], shape[i][1], in_place);
+            for (int in_place = 0; in_place <= (kind != GATED); in_place++)
+                one(kind, shape[i][0], shape[i][1], in_place);
     heads();
     zeros();
     return check_result();

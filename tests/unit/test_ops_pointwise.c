@@ -26,7 +26,7 @@ static double glu_value(const void *ctx)
 
 static void glu_run(const void *ctx)
 {
-    const glu *c = ctx;
+    const glu    *c = ctx;
     const int64_t n = c->n;
 
     op->swiglu(vec1(c->h, n), vec1(c->gf, n), vec1(c->uf, n), NULL);
@@ -126,16 +126,17 @@ static void dec_run(const void *ctx)
 
     for (int64_t h = 0; h < H; h++) c->da_log[h] = 0.5f, c->dbias[h] = -0.25f; /* += */
     op->decay(mat(c->g, N, H), mat(c->af, N, H), vec1(c->a_logf, H), vec1(c->biasf, H), NULL);
-    op->decay_back(mat(c->da, N, H), vec1(c->da_log, H), vec1(c->dbias, H), mat(c->dgf, N, H), mat(c->g, N, H), mat(c->af, N, H),
-                   vec1(c->a_logf, H), vec1(c->biasf, H), NULL);
+    op->decay_back(mat(c->da, N, H), vec1(c->da_log, H), vec1(c->dbias, H), mat(c->dgf, N, H), mat(c->g, N, H),
+                   mat(c->af, N, H), vec1(c->a_logf, H), vec1(c->biasf, H), NULL);
 }
 
 static void decay(int64_t N, int64_t H)
 {
     const int64_t n = N * H;
-    dec           c = {.N = N, .H = H, .af = uniform(n, 1, -6, 6), .a_logf = uniform(H, 2, -3, 2.7), .biasf = uniform(H, 3, -7, 1)};
-    double       *g = take(n, sizeof *g);
-    float        *half = take(H, sizeof *half), *quarter = take(H, sizeof *quarter), *da = poisoned(n);
+    dec           c = {
+                  .N = N, .H = H, .af = uniform(n, 1, -6, 6), .a_logf = uniform(H, 2, -3, 2.7), .biasf = uniform(H, 3, -7, 1)};
+    double *g = take(n, sizeof *g);
+    float  *half = take(H, sizeof *half), *quarter = take(H, sizeof *quarter), *da = poisoned(n);
 
     c.dgf = uniform(n, 4, -1, 1), c.a = widen(c.af, n), c.a_log = widen(c.a_logf, H), c.bias = widen(c.biasf, H);
     c.dg = widen(c.dgf, n), c.g = poisoned(n), c.da = poisoned(n), c.da_log = poisoned(H), c.dbias = poisoned(H);
@@ -143,7 +144,8 @@ static void decay(int64_t N, int64_t H)
     dec_run(&c);
     dec_oracle(&c, g);
     CHECK_REL(c.g, g, n, 1e-6, "decay");
-    for (int64_t i = 0; i < n; i++) CHECK(c.g[i] <= 0 && fabs(c.g[i] - g[i]) <= 1e-6 * fabs(g[i]), "decay of element %lld", (long long)i);
+    for (int64_t i = 0; i < n; i++)
+        CHECK(c.g[i] <= 0 && fabs(c.g[i] - g[i]) <= 1e-6 * fabs(g[i]), "decay of element %lld", (long long)i);
     check_grad("decay da", c.da, NULL, c.a, n, dec_value, &c, 2e-6);
     check_grad("decay da_log", c.da_log, half, c.a_log, H, dec_value, &c, 1e-5); /* sums of mixed sign */
     check_grad("decay ddt_bias", c.dbias, quarter, c.bias, H, dec_value, &c, 1e-5);
@@ -151,8 +153,8 @@ static void decay(int64_t N, int64_t H)
     check_bits("decay da_log", dec_run, &c, c.da_log, H);
     check_bits("decay ddt_bias", dec_run, &c, c.dbias, H);
 
-    op->decay_back(mat(da, N, H), gr_none(), gr_none(), mat(c.dgf, N, H), mat(c.g, N, H), mat(c.af, N, H), vec1(c.a_logf, H),
-                   vec1(c.biasf, H), NULL);
+    op->decay_back(mat(da, N, H), gr_none(), gr_none(), mat(c.dgf, N, H), mat(c.g, N, H), mat(c.af, N, H),
+                   vec1(c.a_logf, H), vec1(c.biasf, H), NULL);
     CHECK(memcmp(da, c.da, (size_t)n * sizeof *da) == 0, "decay_back of frozen parameters");
     take_back();
 }

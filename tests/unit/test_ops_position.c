@@ -10,9 +10,9 @@ static const gr_ops *op = &gr_ops_cpu;
 /* The table is rounded from the exact angle, also at 128K tokens: half a last place of 1. */
 static void table(int64_t D, double theta)
 {
-    int32_t        pos[] = {0, 1, 2, 8191, 65536, 131071};
-    const int64_t  N = sizeof pos / sizeof pos[0], half = D / 2;
-    float         *inv = take(half, sizeof *inv), *cs = poisoned(N * D);
+    int32_t       pos[] = {0, 1, 2, 8191, 65536, 131071};
+    const int64_t N = sizeof pos / sizeof pos[0], half = D / 2;
+    float        *inv = take(half, sizeof *inv), *cs = poisoned(N * D);
 
     for (int64_t i = 0; i < half; i++) inv[i] = (float)pow(theta, -2.0 * (double)i / (double)D);
     op->rope_table(mat(cs, N, D), ints(pos, N), vec1(inv, half), NULL);
@@ -43,10 +43,10 @@ static void rot_run(const void *ctx)
 static void rotate(int64_t N, int64_t H, int64_t D)
 {
     const int64_t n = N * H * D, half = D / 2;
-    rot           c = {.N = N, .H = H, .D = D, .x = uniform(n, 1, -1, 1), .y = poisoned(n), .cs = take(N * D, 4), .sign = 1};
-    int32_t      *pos = take(N, sizeof *pos);
-    float        *inv = take(half, sizeof *inv);
-    double       *want = take(n, sizeof *want), *x = widen(c.x, n);
+    rot      c = {.N = N, .H = H, .D = D, .x = uniform(n, 1, -1, 1), .y = poisoned(n), .cs = take(N * D, 4), .sign = 1};
+    int32_t *pos = take(N, sizeof *pos);
+    float   *inv = take(half, sizeof *inv);
+    double  *want = take(n, sizeof *want), *x = widen(c.x, n);
 
     for (int64_t t = 0; t < N; t++) pos[t] = (int32_t)(t * 37 % 1000);
     for (int64_t i = 0; i < half; i++) inv[i] = (float)pow(1e4, -2.0 * (double)i / (double)D);
@@ -89,7 +89,8 @@ static void embed(int64_t N, int64_t V, int64_t D)
     double *want = take(V * D, sizeof *want);
 
     c.start = uniform(V * D, 3, -1, 1), c.dt = take(V * D, sizeof *c.dt);
-    for (int64_t t = 0; t < N; t++) c.id[t] = (int32_t)(t % 5 == 0 ? V - 1 : t * 7919 % V); /* one token again and again */
+    for (int64_t t = 0; t < N; t++)
+        c.id[t] = (int32_t)(t % 5 == 0 ? V - 1 : t * 7919 % V); /* one token again and again */
     op->embed(mat(x, N, D), mat(table_VD, V, D), ints(c.id, N), NULL);
     for (int64_t t = 0; t < N; t++)
         CHECK(memcmp(x + t * D, table_VD + c.id[t] * D, (size_t)D * sizeof *x) == 0, "row %lld", (long long)t);

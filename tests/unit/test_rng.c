@@ -10,8 +10,10 @@ timeout: 30
 /* Random123 1.14, tests/kat_vectors, philox4x32 10: counter, key, result. */
 static const uint32_t known[3][10] = {
     {0, 0, 0, 0, 0, 0, 0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8},
-    {0xffffffff, 0xffffffff, 0xffffffff, 0xffffffff, 0xffffffff, 0xffffffff, 0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd},
-    {0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344, 0xa4093822, 0x299f31d0, 0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1},
+    {0xffffffff, 0xffffffff, 0xffffffff, 0xffffffff, 0xffffffff, 0xffffffff, 0x408f276d, 0x41c83b0e, 0xa20bc7c6,
+     0x6d5451fd},
+    {0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344, 0xa4093822, 0x299f31d0, 0xd16cfe09, 0x94fdcceb, 0x5001e420,
+     0x24126ea1},
 };
 
 static void test_moments(void)
@@ -41,7 +43,8 @@ static void test_moments(void)
     CHECK(fabs(n4 / N - 3) < 5 * 9.8e-3, "normal: fourth moment %g", n4 / N);
     CHECK(fabs(both / N) < 5 * 0.289e-3, "uniform and normal of one index correlate: %g", both / N);
     CHECK(fabs(lag / N) < 5e-3, "neighbours correlate: %g", lag / N);
-    CHECK(gr_uniform(5, 6, 7) != gr_uniform(5, 7, 6) && gr_uniform(5, 6, 7) != gr_uniform(6, 5, 7), "arguments are mixed up");
+    CHECK(gr_uniform(5, 6, 7) != gr_uniform(5, 7, 6) && gr_uniform(5, 6, 7) != gr_uniform(6, 5, 7),
+          "arguments are mixed up");
 }
 
 static void test_permutations(void)
@@ -67,8 +70,8 @@ static void test_permutations(void)
         for (int64_t i = 0; i < n; i++)
             for (int64_t j = 0; j < n; j++)
                 CHECK(fabs((double)count[i][j] - (double)trials / (double)n) < 5.5 * sqrt((double)trials / (double)n),
-                      "n = %lld: %lld goes to %lld %lld times of %lld", (long long)n, (long long)i, (long long)j, (long long)count[i][j],
-                      (long long)trials);
+                      "n = %lld: %lld goes to %lld %lld times of %lld", (long long)n, (long long)i, (long long)j,
+                      (long long)count[i][j], (long long)trials);
     }
     for (int64_t i = 0; i < N; i++) same += gr_permute(11, 3, i, N) == gr_permute(11, 4, i, N);
     CHECK(same < 12, "two epochs agree at %d of %d places", same, N);
@@ -82,9 +85,11 @@ int main(void)
     for (int i = 0; i < 3; i++) {
         uint32_t out[4];
         gr_philox(known[i] + 4, known[i], out);
-        CHECK(!memcmp(out, known[i] + 6, sizeof out), "vector %d: %08x %08x %08x %08x", i, out[0], out[1], out[2], out[3]);
+        CHECK(!memcmp(out, known[i] + 6, sizeof out), "vector %d: %08x %08x %08x %08x", i, out[0], out[1], out[2],
+              out[3]);
     }
-    CHECK(gr_stream_of("") == UINT64_C(0xCBF29CE484222325) && gr_stream_of("foobar") == UINT64_C(0x85944171F73967E8), "FNV-1a");
+    CHECK(gr_stream_of("") == UINT64_C(0xCBF29CE484222325) && gr_stream_of("foobar") == UINT64_C(0x85944171F73967E8),
+          "FNV-1a");
     test_moments();
     test_permutations();
     return check_result();

@@ -35,7 +35,8 @@ static const char *make(const char *name, const char *header, size_t n_header, i
     return in_dir(name);
 }
 
-#define T(dtype, shape, begin, end) "{\"dtype\":\"" dtype "\",\"shape\":" shape ",\"data_offsets\":[" #begin "," #end "]}"
+#define T(dtype, shape, begin, end)                                                                                    \
+    "{\"dtype\":\"" dtype "\",\"shape\":" shape ",\"data_offsets\":[" #begin "," #end "]}"
 
 static const struct {
     const char *what, *header;
@@ -100,8 +101,8 @@ static void test_hostile(void)
         gr_st      *s = NULL;
         char       *said = NULL;
         uint64_t    n = 0;
-        const char *path = make("hostile", hostile[i].header, hostile[i].claim == 3 ? 3 : strlen(hostile[i].header), hostile[i].claim,
-                                hostile[i].n_data);
+        const char *path = make("hostile", hostile[i].header, hostile[i].claim == 3 ? 3 : strlen(hostile[i].header),
+                                hostile[i].claim, hostile[i].n_data);
         if (!strcmp(hostile[i].what, "header longer than the file")) CHECK(!truncate(path, 10), "setting up");
         fflush(stderr);
         CHECK(freopen(in_dir("said"), "w", stderr), "setting up");
@@ -109,8 +110,8 @@ static void test_hostile(void)
         fflush(stderr);
         dup2(keep, STDERR_FILENO);
         CHECK(st == GR_ERR_INPUT && !s, "%s: %s", hostile[i].what, gr_status_name(st));
-        CHECK(gr_read_file(in_dir("said"), 1 << 20, &said, &n) == GR_OK && said && strstr(said, "/hostile") && n > 40, "%s: said \"%s\"",
-              hostile[i].what, said);
+        CHECK(gr_read_file(in_dir("said"), 1 << 20, &said, &n) == GR_OK && said && strstr(said, "/hostile") && n > 40,
+              "%s: said \"%s\"", hostile[i].what, said);
         CHECK(said && strchr(said, '\n') == said + n - 1, "%s: not one message: %s", hostile[i].what, said);
         gr_free(&said);
         gr_st_close(&s);
@@ -122,19 +123,23 @@ static void test_hostile(void)
         char   name[514] = "";
         memset(name, 'n', (size_t)(512 + extra));
         snprintf(header, sizeof header, "{\"%s\":" T("F32", "[1]", 0, 4) "}", name);
-        CHECK(gr_st_open(&s, make("name", header, strlen(header), -1, 4)) == (extra ? GR_ERR_INPUT : GR_OK), "name of %d bytes", 512 + extra);
+        CHECK(gr_st_open(&s, make("name", header, strlen(header), -1, 4)) == (extra ? GR_ERR_INPUT : GR_OK),
+              "name of %d bytes", 512 + extra);
         gr_st_close(&s);
     }
     gr_st *s = NULL;
-    CHECK(gr_write_file(in_dir("short"), "1234567", 7) == GR_OK && gr_st_open(&s, in_dir("short")) == GR_ERR_INPUT, "7 bytes");
+    CHECK(gr_write_file(in_dir("short"), "1234567", 7) == GR_OK && gr_st_open(&s, in_dir("short")) == GR_ERR_INPUT,
+          "7 bytes");
     CHECK(gr_write_file(in_dir("short"), "", 0) == GR_OK && gr_st_open(&s, in_dir("short")) == GR_ERR_INPUT, "0 bytes");
-    CHECK(gr_st_open(&s, in_dir("none")) == GR_ERR_INPUT && gr_st_open(&s, dir) == GR_ERR_INPUT && !s, "missing, directory");
+    CHECK(gr_st_open(&s, in_dir("none")) == GR_ERR_INPUT && gr_st_open(&s, dir) == GR_ERR_INPUT && !s,
+          "missing, directory");
 }
 
 /* Each byte of a good header replaced by each of some others, and each truncation: never a crash. */
 static void test_fuzz(void)
 {
-    static const char good[] = "{\"__metadata__\":{\"format\":\"pt\"},\"a\":" T("F32", "[1,2]", 0, 8) ",\"b\":" T("BF16", "[2]", 8, 12) "}";
+    static const char good[] =
+        "{\"__metadata__\":{\"format\":\"pt\"},\"a\":" T("F32", "[1,2]", 0, 8) ",\"b\":" T("BF16", "[2]", 8, 12) "}";
     static const char other[] = "\0{}[]\",:0-9eE\\ \xFF";
     const int         keep = dup(STDERR_FILENO);
     FILE             *log = freopen(in_dir("log"), "w", stderr);
@@ -157,7 +162,9 @@ static void test_fuzz(void)
     }
     for (off_t n = (off_t)sizeof good + 8 + 12 - 2; n >= 0; n--) {
         gr_st *s = NULL;
-        CHECK(!truncate(make("fuzz", good, sizeof good - 1, -1, 12), n) && gr_st_open(&s, in_dir("fuzz")) == GR_ERR_INPUT, "cut to %ld", (long)n);
+        CHECK(!truncate(make("fuzz", good, sizeof good - 1, -1, 12), n) &&
+                  gr_st_open(&s, in_dir("fuzz")) == GR_ERR_INPUT,
+              "cut to %ld", (long)n);
         gr_st_close(&s);
     }
     fflush(stderr);
@@ -169,22 +176,29 @@ static void test_fuzz(void)
 
 static void test_read(void)
 {
-    static const char header[] = "{\"z\":" T("I64", "[1]", 0, 8) ",\"a\":" T("BF16", "[3,2]", 8, 20) ",\"h\":" T("F16", "[]", 20, 22)
-                                 ",\"e\":" T("F32", "[0,5]", 22, 22) ",\"f\":" T("F32", "[2]", 22, 30)
-                                 ",\"five\":" T("F32", "[1,1,1,1,1]", 30, 34) ",\"q\":" T("F8_E4M3", "[2]", 34, 36)
-                                 ",\"m\":" T("BOOL", "[1]", 36, 37) ",\"four\":" T("F4", "[4]", 37, 39) "}   ";
+    static const char header[] = "{\"z\":" T("I64", "[1]", 0, 8) ",\"a\":" T("BF16", "[3,2]", 8, 20) ",\"h\":" T(
+        "F16", "[]", 20,
+        22) ",\"e\":" T("F32", "[0,5]", 22,
+                        22) ",\"f\":" T("F32", "[2]", 22,
+                                        30) ",\"five\":" T("F32", "[1,1,1,1,1]", 30,
+                                                           34) ",\"q\":" T("F8_E4M3", "[2]", 34,
+                                                                           36) ",\"m\":" T("BOOL", "[1]", 36,
+                                                                                           37) ",\"four\":" T("F4",
+                                                                                                              "[4]", 37,
+                                                                                                              39) "}  "
+                                                                                                                  " ";
     static const char *const unreadable[] = {"z", "five", "q", "m", "four", "absent"};
-    gr_st             *s = NULL;
-    gr_st_info         t;
-    float              x[6], want;
-    uint16_t           raw[6];
+    gr_st                   *s = NULL;
+    gr_st_info               t;
+    float                    x[6], want;
+    uint16_t                 raw[6];
 
     CHECK(gr_st_open(&s, make("good", header, sizeof header - 1, -1, 39)) == GR_OK, "open");
     if (!s) return;
     CHECK(gr_st_count(s) == 9 && !strcmp(gr_st_name(s, 0), "a") && !strcmp(gr_st_name(s, 8), "z"), "names");
     CHECK(gr_st_has(s, "z") && !gr_st_has(s, "__metadata__"), "has");
-    CHECK(gr_st_find(s, "a", &t) == GR_OK && t.dtype == GR_BF16 && t.rank == 2 && t.dim[0] == 3 && t.dim[1] == 2 && t.dim[2] == 1 && t.bytes == 12 &&
-              t.offset == 8 + sizeof header - 1 + 8,
+    CHECK(gr_st_find(s, "a", &t) == GR_OK && t.dtype == GR_BF16 && t.rank == 2 && t.dim[0] == 3 && t.dim[1] == 2 &&
+              t.dim[2] == 1 && t.bytes == 12 && t.offset == 8 + sizeof header - 1 + 8,
           "find");
     CHECK(gr_st_read(s, "a", 1, 2, raw) == GR_OK && raw[0] == 0x0D0C && raw[3] == 0x1312, "raw rows");
     CHECK(gr_st_read_f32(s, "a", 0, 3, x) == GR_OK, "bf16");
@@ -200,7 +214,9 @@ static void test_read(void)
               gr_st_read(s, "a", INT64_MAX, INT64_MAX, raw) == GR_ERR_ARG,
           "rows outside");
     for (size_t i = 0; i < sizeof unreadable / sizeof *unreadable; i++)
-        CHECK(gr_st_find(s, unreadable[i], &t) == GR_ERR_INPUT && gr_st_read_f32(s, unreadable[i], 0, 1, x) == GR_ERR_INPUT, "%s", unreadable[i]);
+        CHECK(gr_st_find(s, unreadable[i], &t) == GR_ERR_INPUT &&
+                  gr_st_read_f32(s, unreadable[i], 0, 1, x) == GR_ERR_INPUT,
+              "%s", unreadable[i]);
     gr_st_close(&s);
 }
 
@@ -219,41 +235,57 @@ static gr_status open_index(const char *json)
 
 static void test_directory(void)
 {
-    static const char one[] = "{\"a\":" T("F32", "[1]", 0, 4) ",\"b\":" T("F32", "[1]", 4, 8) "}", two[] = "{\"c\":" T("F32", "[1]", 0, 4) "}";
-    static const char c_x[] = "{\"c\":" T("F32", "[1]", 0, 4) ",\"x\":" T("F32", "[1]", 4, 8) "}";
-    static const char d_x[] = "{\"d\":" T("F32", "[1]", 0, 4) ",\"x\":" T("F32", "[1]", 4, 8) "}";
+    static const char one[] = "{\"a\":" T("F32", "[1]", 0, 4) ",\"b\":" T("F32", "[1]", 4, 8) "}",
+                      two[] = "{\"c\":" T("F32", "[1]", 0, 4) "}";
+    static const char        c_x[] = "{\"c\":" T("F32", "[1]", 0, 4) ",\"x\":" T("F32", "[1]", 4, 8) "}";
+    static const char        d_x[] = "{\"d\":" T("F32", "[1]", 0, 4) ",\"x\":" T("F32", "[1]", 4, 8) "}";
     static const char *const refused[] = {
-        "[]", "{}", "{\"weight_map\":[]}", "{\"weight_map\":{}}", "{\"weight_map\":{\"a\":1}}", "{\"weight_map\":{\"a\":\"..\"}}",
-        "{\"weight_map\":{\"a\":\"../model/1.safetensors\"}}", "{\"weight_map\":{\"a\":\"/etc/passwd\"}}", "{\"weight_map\":{\"a\":\"\"}}",
-        "{\"weight_map\":{\"a\":\"1 .safetensors\"}}", "{\"weight_map\":{\"a\":\"none.safetensors\"}}",
-        "{\"weight_map\":{\"a\":\"2.safetensors\"}}",                                  /* in the other file */
-        "{\"weight_map\":{\"a\":\"1.safetensors\",\"d\":\"1.safetensors\"}}",          /* in none           */
-        "{\"weight_map\":{\"a\":\"1.safetensors\",\"b\":\"3.safetensors\"}}",          /* 3 has another a   */
-        "{\"weight_map\":{\"c\":\"2.safetensors\",\"d\":\"4.safetensors\"}}",          /* both have an x    */
+        "[]",
+        "{}",
+        "{\"weight_map\":[]}",
+        "{\"weight_map\":{}}",
+        "{\"weight_map\":{\"a\":1}}",
+        "{\"weight_map\":{\"a\":\"..\"}}",
+        "{\"weight_map\":{\"a\":\"../model/1.safetensors\"}}",
+        "{\"weight_map\":{\"a\":\"/etc/passwd\"}}",
+        "{\"weight_map\":{\"a\":\"\"}}",
+        "{\"weight_map\":{\"a\":\"1 .safetensors\"}}",
+        "{\"weight_map\":{\"a\":\"none.safetensors\"}}",
+        "{\"weight_map\":{\"a\":\"2.safetensors\"}}",                         /* in the other file */
+        "{\"weight_map\":{\"a\":\"1.safetensors\",\"d\":\"1.safetensors\"}}", /* in none           */
+        "{\"weight_map\":{\"a\":\"1.safetensors\",\"b\":\"3.safetensors\"}}", /* 3 has another a   */
+        "{\"weight_map\":{\"c\":\"2.safetensors\",\"d\":\"4.safetensors\"}}", /* both have an x    */
     };
     gr_st *s = NULL;
 
-    CHECK(gr_mkdirs(in_dir("model")) == GR_OK && gr_st_dir_open(&s, in_dir("model")) == GR_ERR_INPUT && !s, "empty directory");
+    CHECK(gr_mkdirs(in_dir("model")) == GR_OK && gr_st_dir_open(&s, in_dir("model")) == GR_ERR_INPUT && !s,
+          "empty directory");
     make("model/1.safetensors", one, sizeof one - 1, -1, 8);
     make("model/2.safetensors", two, sizeof two - 1, -1, 4);
     make("model/3.safetensors", one, sizeof one - 1, -1, 8);
-    CHECK(open_index("{\"metadata\":{\"total_size\":12},\"weight_map\":{\"a\":\"1.safetensors\",\"c\":\"2.safetensors\",\"b\":\"1.safetensors\"}}") == GR_OK,
+    CHECK(open_index("{\"metadata\":{\"total_size\":12},\"weight_map\":{\"a\":\"1.safetensors\",\"c\":\"2."
+                     "safetensors\",\"b\":\"1.safetensors\"}}") == GR_OK,
           "index");
     make("model/2.safetensors", c_x, sizeof c_x - 1, -1, 8);
     make("model/4.safetensors", d_x, sizeof d_x - 1, -1, 8);
-    for (size_t i = 0; i < sizeof refused / sizeof *refused; i++) CHECK(open_index(refused[i]) == GR_ERR_INPUT, "index accepted: %s", refused[i]);
+    for (size_t i = 0; i < sizeof refused / sizeof *refused; i++)
+        CHECK(open_index(refused[i]) == GR_ERR_INPUT, "index accepted: %s", refused[i]);
     make("model/model.safetensors", two, sizeof two - 1, -1, 4);
-    CHECK(gr_st_dir_open(&s, in_dir("model")) == GR_OK && gr_st_count(s) == 1, "model.safetensors comes before the index");
+    CHECK(gr_st_dir_open(&s, in_dir("model")) == GR_OK && gr_st_count(s) == 1,
+          "model.safetensors comes before the index");
     gr_st_close(&s);
     CHECK(gr_st_dir_open(&s, in_dir("none")) == GR_ERR_INPUT, "no directory");
 }
 
 static void test_write(void)
 {
-    const gr_st_spec good[] = {{"b", GR_BF16, 1, {3}}, {"w\"\xC3\xA9", GR_F32, 2, {2, 2}}, {"a", GR_BF16, 0, {0}}, {"none", GR_F32, 1, {0}}};
+    const gr_st_spec good[] = {
+        {"b", GR_BF16, 1, {3}}, {"w\"\xC3\xA9", GR_F32, 2, {2, 2}}, {"a", GR_BF16, 0, {0}}, {"none", GR_F32, 1, {0}}};
     const gr_st_spec twice[] = {{"b", GR_BF16, 1, {3}}, {"b", GR_F32, 1, {1}}};
-    const gr_st_spec bad[] = {{"", GR_F32, 1, {1}}, {"__metadata__", GR_F32, 1, {1}}, {"x", GR_F32, 1, {-1}}, {"x", GR_F32, 2, {INT64_MAX, 2}},
-                              {"x", GR_F32, 5, {1}}, {"\xFF", GR_F32, 1, {1}}, {"x", GR_U8, 1, {INT64_MAX}}};
+    const gr_st_spec bad[] = {{"", GR_F32, 1, {1}},        {"__metadata__", GR_F32, 1, {1}},
+                              {"x", GR_F32, 1, {-1}},      {"x", GR_F32, 2, {INT64_MAX, 2}},
+                              {"x", GR_F32, 5, {1}},       {"\xFF", GR_F32, 1, {1}},
+                              {"x", GR_U8, 1, {INT64_MAX}}};
     const uint16_t   half[] = {1, 2, 3};
     const float      w[] = {1, 2, 3, 4};
     gr_st_plan      *p = NULL;
@@ -268,28 +300,36 @@ static void test_write(void)
     CHECK(gr_st_plan_open(&p, good, 4) == GR_OK, "plan");
     if (!p) return;
     CHECK(gr_st_start(NULL, p, path, tmp) == GR_OK && !gr_exists(path), "start");
-    CHECK(gr_st_put(p, tmp, "b", 0, half, 6) == GR_OK && gr_st_put(p, tmp, "a", 0, half + 1, 2) == GR_OK && gr_st_put(p, tmp, "none", 0, NULL, 0) == GR_OK,
+    CHECK(gr_st_put(p, tmp, "b", 0, half, 6) == GR_OK && gr_st_put(p, tmp, "a", 0, half + 1, 2) == GR_OK &&
+              gr_st_put(p, tmp, "none", 0, NULL, 0) == GR_OK,
           "put");
-    CHECK(gr_st_put(p, tmp, "w\"\xC3\xA9", 8, w + 2, 8) == GR_OK && gr_st_put(p, tmp, "w\"\xC3\xA9", 0, w, 8) == GR_OK, "put in two pieces");
+    CHECK(gr_st_put(p, tmp, "w\"\xC3\xA9", 8, w + 2, 8) == GR_OK && gr_st_put(p, tmp, "w\"\xC3\xA9", 0, w, 8) == GR_OK,
+          "put in two pieces");
     CHECK(gr_st_put(p, tmp, "b", 5, half, 2) == GR_ERR_ARG && gr_st_put(p, tmp, "c", 0, half, 2) == GR_ERR_ARG &&
               gr_st_put(p, tmp, "b", UINT64_MAX, half, 2) == GR_ERR_ARG,
           "put outside");
     CHECK(gr_st_commit(NULL, p, tmp, path) == GR_OK && !gr_exists(tmp), "commit");
     CHECK(gr_read_file(path, 1 << 20, &text, &n) == GR_OK && n == gr_st_plan_bytes(p) && text[0] % 8 == 0, "size");
-    static const char begin[] = "{\"__metadata__\":{\"format\":\"pt\"},\"none\":" T("F32", "[0]", 0, 0) ",\"w\\\"\xC3\xA9\":" T("F32", "[2,2]", 0, 16);
+    static const char begin[] = "{\"__metadata__\":{\"format\":\"pt\"},\"none\":" T(
+        "F32", "[0]", 0, 0) ",\"w\\\"\xC3\xA9\":" T("F32", "[2,2]", 0, 16);
     CHECK(text && !memcmp(text + 8, begin, sizeof begin - 1), "header: %.200s", text + 8);
     gr_free(&text);
-    CHECK(gr_st_open(&s, path) == GR_OK && gr_st_read_f32(s, "w\"\xC3\xA9", 0, 2, x) == GR_OK && !memcmp(x, w, sizeof w), "read back");
-    CHECK(s && gr_st_find(s, "a", &t) == GR_OK && t.rank == 0 && t.offset % 2 == 0 && gr_st_read(s, "a", 0, 1, x) == GR_OK && !memcmp(x, half + 1, 2),
+    CHECK(gr_st_open(&s, path) == GR_OK && gr_st_read_f32(s, "w\"\xC3\xA9", 0, 2, x) == GR_OK &&
+              !memcmp(x, w, sizeof w),
+          "read back");
+    CHECK(s && gr_st_find(s, "a", &t) == GR_OK && t.rank == 0 && t.offset % 2 == 0 &&
+              gr_st_read(s, "a", 0, 1, x) == GR_OK && !memcmp(x, half + 1, 2),
           "scalar");
     gr_st_close(&s);
 
     CHECK(gr_st_start(NULL, p, path, tmp) == GR_OK, "start again");
-    CHECK(!truncate(tmp, 10) && gr_st_commit(NULL, p, tmp, path) == GR_ERR_IO && !gr_exists(tmp) && gr_exists(path), "cut short: the old file stays");
+    CHECK(!truncate(tmp, 10) && gr_st_commit(NULL, p, tmp, path) == GR_ERR_IO && !gr_exists(tmp) && gr_exists(path),
+          "cut short: the old file stays");
     CHECK(gr_st_start(NULL, p, in_dir("none/x"), tmp) == GR_ERR_IO, "no directory");
     gr_st_plan_close(&p);
     CHECK(gr_st_plan_open(&p, twice, 2) == GR_ERR_ARG && !p, "a name twice");
-    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) CHECK(gr_st_plan_open(&p, bad + i, 1) == GR_ERR_ARG && !p, "bad spec %zu", i);
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
+        CHECK(gr_st_plan_open(&p, bad + i, 1) == GR_ERR_ARG && !p, "bad spec %zu", i);
     CHECK(gr_st_plan_open(&p, NULL, 0) == GR_OK, "no tensors");
     gr_st_plan_close(&p);
 }

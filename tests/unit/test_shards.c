@@ -80,13 +80,18 @@ static void test_round_trip(void)
         for (int64_t n = 0; n <= n_token - first; n += n < 20 ? 1 : 97) {
             memset(t, 0xEE, sizeof t);
             CHECK(gr_shards_read(s, first, n, t, m, d) == GR_OK, "read");
-            CHECK(!memcmp(t, token + first, (size_t)n * 4) && !memcmp(m, mask + first, (size_t)n) && !memcmp(d, start + first, (size_t)n),
+            CHECK(!memcmp(t, token + first, (size_t)n * 4) && !memcmp(m, mask + first, (size_t)n) &&
+                      !memcmp(d, start + first, (size_t)n),
                   "[%d, + %d)", (int)first, (int)n);
             CHECK(t[n] == 0xEEEEEEEE, "wrote beyond");
         }
-    CHECK(gr_shards_read(s, 0, n_token, NULL, NULL, d) == GR_OK && gr_shards_read(s, 0, n_token, t, NULL, NULL) == GR_OK, "parts");
-    CHECK(gr_shards_read(s, -1, 1, t, NULL, NULL) == GR_ERR_ARG && gr_shards_read(s, 1, n_token, t, NULL, NULL) == GR_ERR_ARG &&
-              gr_shards_read(s, 1, -1, t, NULL, NULL) == GR_ERR_ARG && gr_shards_read(s, 1, INT64_MAX, t, NULL, NULL) == GR_ERR_ARG,
+    CHECK(gr_shards_read(s, 0, n_token, NULL, NULL, d) == GR_OK &&
+              gr_shards_read(s, 0, n_token, t, NULL, NULL) == GR_OK,
+          "parts");
+    CHECK(gr_shards_read(s, -1, 1, t, NULL, NULL) == GR_ERR_ARG &&
+              gr_shards_read(s, 1, n_token, t, NULL, NULL) == GR_ERR_ARG &&
+              gr_shards_read(s, 1, -1, t, NULL, NULL) == GR_ERR_ARG &&
+              gr_shards_read(s, 1, INT64_MAX, t, NULL, NULL) == GR_ERR_ARG,
           "out of range");
     gr_shards_close(&s);
 }
@@ -140,7 +145,8 @@ static void test_damage(void)
     CHECK(rename(one, in_dir("x")) == 0 && try_open() == GR_ERR_INPUT, "a missing shard");
     CHECK(rename(two, one) == 0 && rename(in_dir("x"), two) == 0 && try_open() == GR_ERR_INPUT, "swapped shards");
     CHECK(rename(two, in_dir("x")) == 0 && rename(one, two) == 0 && rename(in_dir("x"), one) == 0, "and back");
-    CHECK(gr_shards_retract(dir) == GR_OK && try_open() == GR_ERR_INPUT && gr_shards_retract(dir) == GR_OK, "retracted");
+    CHECK(gr_shards_retract(dir) == GR_OK && try_open() == GR_ERR_INPUT && gr_shards_retract(dir) == GR_OK,
+          "retracted");
     CHECK(gr_write_file(index, data, n) == GR_OK && try_open() == GR_OK, "as it was");
     gr_free(&data);
 }
@@ -150,7 +156,9 @@ static void digest_of(const gr_shard *shard, const char *config, char digest[17]
     gr_shard_info one;
     gr_shards    *s = NULL;
 
-    CHECK(gr_shard_write(dir, 0, &corpus, shard, config, &one) == GR_OK && gr_shards_publish(dir, &corpus, &one, 1, config) == GR_OK, "write");
+    CHECK(gr_shard_write(dir, 0, &corpus, shard, config, &one) == GR_OK &&
+              gr_shards_publish(dir, &corpus, &one, 1, config) == GR_OK,
+          "write");
     CHECK(gr_shards_open(&s, NULL, dir) == GR_OK, "open");
     snprintf(digest, 17, "%s", s ? gr_shards_digest(s) : "");
     gr_shards_close(&s);
@@ -162,8 +170,9 @@ static void test_digest(void)
     uint32_t word[] = {1, 2, 3, 4};
     uint8_t  count[] = {1, 1, 0, 1};
     int64_t  offset[] = {0, 1, 4};
-    gr_shard shard = {.tokens = word, .loss_mask = count, .doc_offsets = offset, .n_token = 4, .n_doc = 2, .source = ""};
-    char     first[17], other[17];
+    gr_shard shard = {
+        .tokens = word, .loss_mask = count, .doc_offsets = offset, .n_token = 4, .n_doc = 2, .source = ""};
+    char first[17], other[17];
 
     digest_of(&shard, "out: here", first);
     digest_of(&shard, "out: there", other);
@@ -219,7 +228,8 @@ static void test_hostile_index(void)
         m = snprintf(text, sizeof text, "%.*s%s%.*s", (int)(at - data), data, edit[i][1],
                      body - (int)(at - data) - (int)strlen(edit[i][0]), at + strlen(edit[i][0]));
         m += snprintf(text + m, sizeof text - (size_t)m, "%08x\"}\n", gr_crc32c(0, text, (size_t)m));
-        CHECK(gr_write_file(in_dir("index.json"), text, (uint64_t)m) == GR_OK && try_open() == GR_ERR_INPUT, "accepted: %s", edit[i][1]);
+        CHECK(gr_write_file(in_dir("index.json"), text, (uint64_t)m) == GR_OK && try_open() == GR_ERR_INPUT,
+              "accepted: %s", edit[i][1]);
     }
     CHECK(gr_write_file(in_dir("index.json"), data, n) == GR_OK && try_open() == GR_OK, "as it was");
     gr_free(&data);
@@ -230,8 +240,9 @@ static void test_hostile_shard(void)
 {
     const uint32_t good[4] = {1, 2, 3, 999}, high[4] = {1, 1000, 2, 3};
     const uint8_t  ones[4] = {1, 1, 0, 1}, two[4] = {1, 2, 0, 1};
-    const int64_t  fine[3] = {0, 1, 4}, repeat[3] = {0, 0, 4}, late[3] = {1, 2, 4}, early[3] = {0, 1, 3}, back[3] = {0, 5, 4};
-    const gr_shard s[] = {{good, ones, fine, 4, 2, ""},  {high, ones, fine, 4, 2, ""},  {good, two, fine, 4, 2, ""},
+    const int64_t  fine[3] = {0, 1, 4}, repeat[3] = {0, 0, 4}, late[3] = {1, 2, 4}, early[3] = {0, 1, 3},
+                  back[3] = {0, 5, 4};
+    const gr_shard s[] = {{good, ones, fine, 4, 2, ""},   {high, ones, fine, 4, 2, ""}, {good, two, fine, 4, 2, ""},
                           {good, ones, repeat, 4, 2, ""}, {good, ones, late, 4, 2, ""}, {good, ones, early, 4, 2, ""},
                           {good, ones, back, 4, 2, ""}};
     gr_shard_info  one, none = {0};
@@ -243,7 +254,8 @@ static void test_hostile_shard(void)
     }
     CHECK(gr_shard_write(dir, 0, &corpus, &s[0], "", &one) == GR_OK, "write");
     one.n_doc = 1;
-    CHECK(gr_shards_publish(dir, &corpus, &one, 1, "") == GR_OK && try_open() == GR_ERR_INPUT, "wrong count of documents");
+    CHECK(gr_shards_publish(dir, &corpus, &one, 1, "") == GR_OK && try_open() == GR_ERR_INPUT,
+          "wrong count of documents");
     CHECK(gr_shards_publish(dir, &corpus, &none, 0, "") == GR_OK && try_open() == GR_ERR_INPUT, "no shards");
 }
 

@@ -13,9 +13,9 @@ static const struct {
     gr_status st;
     int       exit_code;
 } expected[] = {/* in order of severity */
-                {GR_OK, 0},          {GR_STOP, 85},      {GR_LOCKED, 75},      {GR_ERR_CONFIG, 2},
-                {GR_ERR_INPUT, 2},   {GR_ERR_SAVE, 86},  {GR_ERR_ARG, 1},      {GR_ERR_IO, 1},
-                {GR_ERR_NUMERIC, 1}, {GR_ERR_NOMEM, 1},  {GR_ERR_DEVICE, 1}};
+                {GR_OK, 0},          {GR_STOP, 85},     {GR_LOCKED, 75},   {GR_ERR_CONFIG, 2},
+                {GR_ERR_INPUT, 2},   {GR_ERR_SAVE, 86}, {GR_ERR_ARG, 1},   {GR_ERR_IO, 1},
+                {GR_ERR_NUMERIC, 1}, {GR_ERR_NOMEM, 1}, {GR_ERR_DEVICE, 1}};
 
 enum { N_STATUS = sizeof expected / sizeof expected[0] };
 
@@ -31,8 +31,8 @@ static void codes_and_order(void)
               gr_exit_code(st), expected[i].exit_code);
         CHECK(gr_status_name(st) && gr_status_name(st)[0], "status %d has no name", i);
         for (int j = 0; j < i; j++)
-            CHECK(strcmp(gr_status_name(st), gr_status_name(expected[j].st)) != 0,
-                  "%d and %d are both called %s", i, j, gr_status_name(st));
+            CHECK(strcmp(gr_status_name(st), gr_status_name(expected[j].st)) != 0, "%d and %d are both called %s", i, j,
+                  gr_status_name(st));
     }
 }
 
@@ -82,8 +82,8 @@ static void messages(void)
 
     gr_log_identity("graft-align", 3);
     CHECK(logged(fail_short, text, sizeof text) == GR_ERR_IO, "gr_fail changes the code");
-    CHECK(strcmp(text, "graft-align[3]: error (i/o): cannot read weights.h5  [place.c:42]\n") == 0,
-          "message: %s", text);
+    CHECK(strcmp(text, "graft-align[3]: error (i/o): cannot read weights.h5  [place.c:42]\n") == 0, "message: %s",
+          text);
 
     CHECK(logged(fail_long, text, sizeof text) == GR_ERR_INPUT, "gr_fail changes the code");
     CHECK(strstr(text, "[place.c:43]\n"), "a long message loses its place, or its end of line");
@@ -116,8 +116,7 @@ static void macros(void)
     char text[1024];
 
     CHECK(guarded(GR_STOP, 1) == GR_STOP && n_after == 0, "GR_TRY did not leave with the status");
-    CHECK(logged(guarded_arg, text, sizeof text) == GR_ERR_ARG && n_after == 0,
-          "GR_CHECK did not leave with its code");
+    CHECK(logged(guarded_arg, text, sizeof text) == GR_ERR_ARG && n_after == 0, "GR_CHECK did not leave with its code");
     CHECK(strstr(text, "test_status.c:"), "GR_CHECK does not say where: %s", text);
     CHECK(guarded(GR_OK, 1) == GR_OK && n_after == 1, "the good path");
 }

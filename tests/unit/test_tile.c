@@ -58,8 +58,8 @@ static void check_product(int which, int M, int N, int K, int transposed, float 
         for (int j = N; j < ldc; j++) outside += c[i * ldc + j] != c0[i * ldc + j];
     for (int64_t i = M * ldc; i < MAX * MAX; i++) outside += c[i] != c0[i];
     /* K products of numbers below 1: a sum of errors of at most K ulp(K) / 2. */
-    CHECK(err <= 1e-7 * (K + 1) * 2, "product %d %dx%dx%d t=%d alpha %g beta %g: error %.1e", which, M, N, K, transposed, alpha,
-          beta, err);
+    CHECK(err <= 1e-7 * (K + 1) * 2, "product %d %dx%dx%d t=%d alpha %g beta %g: error %.1e", which, M, N, K,
+          transposed, alpha, beta, err);
     CHECK(outside == 0, "product %d %dx%dx%d: %d elements outside were written", which, M, N, K, outside);
 }
 
@@ -100,7 +100,8 @@ int main(void)
     for (int m = 0; m < n_size; m++)
         for (int n = 0; n < n_size; n++) {
             for (int k = 0; k < n_size; k += 3)
-                check_product(0, size[m], size[n], size[k], (m + n + k) & 1, scale[(m + n) % 4][0], scale[(m + n) % 4][1]);
+                check_product(0, size[m], size[n], size[k], (m + n + k) & 1, scale[(m + n) % 4][0],
+                              scale[(m + n) % 4][1]);
             check_product(1, size[m], size[n], size[m], 0, scale[n % 4][0], scale[n % 4][1]);
             check_product(2, size[m], size[n], size[m], 1, scale[n % 4][0], scale[n % 4][1]);
             check_product(3, size[m], size[m], size[n], 0, scale[n % 4][0], scale[n % 4][1]);

@@ -1,5 +1,5 @@
-/* Tokenizers give the ids of HuggingFace's (recorded: tests/golden), scanners equal the expressions they replace, hostile files are
- * refused, and no word is slow. */
+/* Tokenizers give the ids of HuggingFace's (recorded: tests/golden), scanners equal the expressions they replace,
+ * hostile files are refused, and no word is slow. */
 /*TEST
 np: 1
 timeout: 120
@@ -17,8 +17,8 @@ timeout: 120
 #include <time.h>
 #include <unistd.h>
 
-static char   dir[] = "/tmp/graft-tokenizer-XXXXXX";
-static char   path[GR_PATH_MAX];
+static char    dir[] = "/tmp/graft-tokenizer-XXXXXX";
+static char    path[GR_PATH_MAX];
 static json_t *cases;
 
 static gr_status open_json(gr_tokenizer **t, const json_t *tree, bool scanners)
@@ -53,7 +53,8 @@ static bool same_ids(const gr_ids *ids, const json_t *expect)
 
 static bool same_text(const gr_bytes *b, const json_t *expect)
 {
-    return b->n == (int64_t)json_string_length(expect) && !memcmp(b->v ? b->v : "", json_string_value(expect), (size_t)b->n);
+    return b->n == (int64_t)json_string_length(expect) &&
+           !memcmp(b->v ? b->v : "", json_string_value(expect), (size_t)b->n);
 }
 
 /* ---- recorded cases ---------------------------------------------------------------------------------- */
@@ -111,9 +112,10 @@ static void test_recorded(void)
 /* A code point of a kind that patterns distinguish. */
 static uint32_t some_point(uint64_t i)
 {
-    static const uint32_t some[] = {'\'', '\'', 's', 'S', 't', 'r', 'e', 'l', 'L', 'v', 'D', 'm', ' ', ' ', ' ', '\n', '\r',
-                                    '\t', '1', '2', '9', '.', '-', '_', 0x17F, 0xA0, 0x3000, 0x85, 0x180E, 0x301, 0x660, 0xBD,
-                                    0xE9, 0x4E2D, 0x1F600, 0x31350, 0x10D40, 0x0, 0x200B, 0x2028};
+    static const uint32_t some[] = {'\'',  '\'', 's',  'S',    't',     'r',     'e',     'l',  'L',    'v',
+                                    'D',   'm',  ' ',  ' ',    ' ',     '\n',    '\r',    '\t', '1',    '2',
+                                    '9',   '.',  '-',  '_',    0x17F,   0xA0,    0x3000,  0x85, 0x180E, 0x301,
+                                    0x660, 0xBD, 0xE9, 0x4E2D, 0x1F600, 0x31350, 0x10D40, 0x0,  0x200B, 0x2028};
     const float           u = gr_uniform(11, 0, i);
 
     if (u < 0.9F) return some[(int)(u / 0.9F * (float)(sizeof some / sizeof *some))];
@@ -122,11 +124,12 @@ static uint32_t some_point(uint64_t i)
 
 static void test_scanners(void)
 {
-    static const char *const pattern[] = {
-        GR_GPT2_PATTERN,
-        "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+",
-        "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"};
-    gr_unicode *u = NULL;
+    static const char *const pattern[] = {GR_GPT2_PATTERN,
+                                          "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}| "
+                                          "?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+",
+                                          "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}| "
+                                          "?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"};
+    gr_unicode              *u = NULL;
 
     CHECK(gr_unicode_open(&u) == GR_OK, "unicode");
     for (size_t k = 0; k < sizeof pattern / sizeof *pattern; k++) {
@@ -146,8 +149,8 @@ static void test_scanners(void)
                 CHECK(gr_split_next(fast, &a) == GR_OK && gr_split_next(slow, &b) == GR_OK, "next");
                 bad = a.first != b.first || a.end != b.end;
             } while (!bad && a.end > a.first);
-            CHECK(!bad, "pattern %zu, trial %d: [%d, %d) and [%d, %d)", k, (int)trial, (int)a.first, (int)a.end, (int)b.first,
-                  (int)b.end);
+            CHECK(!bad, "pattern %zu, trial %d: [%d, %d) and [%d, %d)", k, (int)trial, (int)a.first, (int)a.end,
+                  (int)b.first, (int)b.end);
         }
         gr_split_close(&fast);
         gr_split_close(&slow);
@@ -167,7 +170,8 @@ static double seconds(void)
 
 static void test_text(void)
 {
-    static const char *const invalid[] = {"\xFF", "a\xC3", "\xC0\x80", "\xED\xA0\x80", "\xF4\x90\x80\x80", "\xE4\xB8", "ok\x80"};
+    static const char *const invalid[] = {"\xFF",     "a\xC3", "\xC0\x80", "\xED\xA0\x80", "\xF4\x90\x80\x80",
+                                          "\xE4\xB8", "ok\x80"};
     const int64_t            big = 1 << 20;
     gr_tokenizer            *t = NULL;
     json_t                  *tree = patched(NULL);
@@ -178,9 +182,11 @@ static void test_text(void)
 
     CHECK(open_json(&t, tree, true) == GR_OK, "open");
     for (size_t i = 0; i < sizeof invalid / sizeof *invalid; i++)
-        CHECK(gr_tokenizer_encode(t, invalid[i], (int64_t)strlen(invalid[i]), false, &ids) == GR_ERR_INPUT, "invalid %zu", i);
+        CHECK(gr_tokenizer_encode(t, invalid[i], (int64_t)strlen(invalid[i]), false, &ids) == GR_ERR_INPUT,
+              "invalid %zu", i);
     CHECK(gr_tokenizer_encode(t, "a\0b", 3, false, &ids) == GR_OK && ids.n == 3, "a NUL is a byte like any other");
-    CHECK(gr_tokenizer_decode(t, ids.v, ids.n, false, &back) == GR_OK && back.n == 3 && !memcmp(back.v, "a\0b", 3), "and back");
+    CHECK(gr_tokenizer_decode(t, ids.v, ids.n, false, &back) == GR_OK && back.n == 3 && !memcmp(back.v, "a\0b", 3),
+          "and back");
 
     CHECK(gr_alloc(&text, (uint64_t)big, 1, "text") == GR_OK, "text");
     start = seconds();
@@ -189,7 +195,8 @@ static void test_text(void)
         for (int64_t i = 0; kind == 3 && i < big; i++) text[i] = (char)('a' + gr_uniform(3, 3, (uint64_t)i) * 3);
         ids.n = back.n = 0;
         CHECK(gr_tokenizer_encode(t, text, big, false, &ids) == GR_OK, "1 MiB word");
-        CHECK(gr_tokenizer_decode(t, ids.v, ids.n, false, &back) == GR_OK && back.n == big && !memcmp(back.v, text, (size_t)big),
+        CHECK(gr_tokenizer_decode(t, ids.v, ids.n, false, &back) == GR_OK && back.n == big &&
+                  !memcmp(back.v, text, (size_t)big),
               "1 MiB word, back");
     }
     CHECK(seconds() - start < 20, "words of 1 MiB take %.1f s: something is quadratic", seconds() - start);
@@ -198,7 +205,8 @@ static void test_text(void)
     CHECK(gr_tokenizer_find(t, "<|nothing|>") == -1 && !gr_tokenizer_special(t, 5), "no such token");
     CHECK(gr_tokenizer_vocab_size(t) == 642 && strlen(gr_tokenizer_digest(t)) == 16, "facts");
     ids.n = back.n = 0;
-    CHECK(gr_ids_push(&ids, UINT32_MAX) == GR_OK && gr_tokenizer_decode(t, ids.v, 1, false, &back) == GR_OK && back.n == 0,
+    CHECK(gr_ids_push(&ids, UINT32_MAX) == GR_OK && gr_tokenizer_decode(t, ids.v, 1, false, &back) == GR_OK &&
+              back.n == 0,
           "an id without a token decodes to nothing");
     gr_tokenizer_close(&t);
     gr_free(&text);
@@ -218,8 +226,9 @@ static void test_cache(void)
     CHECK(open_json(&t, tree, true) == GR_OK, "open");
     for (uint64_t i = 0; i < 400000; i++) {
         char      word[80];
-        const int n = snprintf(word, sizeof word, " w%llx%.*s", (unsigned long long)(i * UINT64_C(0x9E3779B97F4A7C15) >> 40),
-                               (int)(i % 60), "abcdefghijklmnopqrstuvwxyzabcdefghijklmnopqrstuvwxyzabcdefghij");
+        const int n =
+            snprintf(word, sizeof word, " w%llx%.*s", (unsigned long long)(i * UINT64_C(0x9E3779B97F4A7C15) >> 40),
+                     (int)(i % 60), "abcdefghijklmnopqrstuvwxyzabcdefghijklmnopqrstuvwxyzabcdefghij");
         CHECK(gr_bytes_push(&text, word, n) == GR_OK, "push");
     }
     CHECK(gr_tokenizer_encode(t, text.v, text.n, false, &a) == GR_OK, "first");
@@ -259,21 +268,26 @@ static void test_hostile(void)
         "{\"pre_tokenizer\": {\"type\": \"Digits\", \"individual_digits\": true}}",
         "{\"pre_tokenizer\": {\"type\": \"ByteLevel\", \"use_regex\": 1}}",
         "{\"pre_tokenizer\": {\"type\": \"Sequence\", \"pretokenizers\": []}}",
-        "{\"pre_tokenizer\": {\"type\": \"Sequence\", \"pretokenizers\": [{\"type\": \"ByteLevel\"}, {\"type\": \"Digits\"}]}}",
+        "{\"pre_tokenizer\": {\"type\": \"Sequence\", \"pretokenizers\": [{\"type\": \"ByteLevel\"}, {\"type\": "
+        "\"Digits\"}]}}",
         "{\"pre_tokenizer\": {\"type\": \"Split\", \"pattern\": {\"String\": \" \"}, \"behavior\": \"Isolated\"}}",
         "{\"pre_tokenizer\": {\"type\": \"Split\", \"pattern\": {\"Regex\": \"a\"}, \"behavior\": \"Removed\"}}",
-        "{\"pre_tokenizer\": {\"type\": \"Split\", \"pattern\": {\"Regex\": \"a\"}, \"behavior\": \"Isolated\", \"invert\": true}}",
+        "{\"pre_tokenizer\": {\"type\": \"Split\", \"pattern\": {\"Regex\": \"a\"}, \"behavior\": \"Isolated\", "
+        "\"invert\": true}}",
         "{\"pre_tokenizer\": {\"type\": \"Split\", \"pattern\": {\"Regex\": \"(\"}, \"behavior\": \"Isolated\"}}",
         "{\"pre_tokenizer\": {\"type\": \"Split\", \"pattern\": {\"Regex\": \"a\\\\\"}, \"behavior\": \"Isolated\"}}",
         "{\"pre_tokenizer\": {\"type\": \"Split\", \"pattern\": {\"Regex\": \"\\\\w+\"}, \"behavior\": \"Isolated\"}}",
         "{\"pre_tokenizer\": {\"type\": \"Split\", \"pattern\": {\"Regex\": \"[a[b]]\"}, \"behavior\": \"Isolated\"}}",
-        "{\"pre_tokenizer\": {\"type\": \"Split\", \"pattern\": {\"Regex\": \"\\\\p{L}{1,3}+\"}, \"behavior\": \"Isolated\"}}",
-        "{\"pre_tokenizer\": {\"type\": \"Split\", \"pattern\": {\"Regex\": \"\\\\p{Nonsense}\"}, \"behavior\": \"Isolated\"}}",
+        "{\"pre_tokenizer\": {\"type\": \"Split\", \"pattern\": {\"Regex\": \"\\\\p{L}{1,3}+\"}, \"behavior\": "
+        "\"Isolated\"}}",
+        "{\"pre_tokenizer\": {\"type\": \"Split\", \"pattern\": {\"Regex\": \"\\\\p{Nonsense}\"}, \"behavior\": "
+        "\"Isolated\"}}",
         "{\"pre_tokenizer\": {\"type\": \"Split\", \"pattern\": {\"Regex\": \"(?C1)a\"}, \"behavior\": \"Isolated\"}}",
         "{\"post_processor\": {\"type\": \"BertProcessing\"}}",
         "{\"post_processor\": {\"type\": \"TemplateProcessing\", \"single\": []}}",
         "{\"post_processor\": {\"type\": \"TemplateProcessing\", \"single\": [{\"SpecialToken\": {\"id\": \"x\"}}]}}",
-        "{\"post_processor\": {\"type\": \"TemplateProcessing\", \"special_tokens\": {\"x\": {\"ids\": [99999]}}, \"single\": "
+        "{\"post_processor\": {\"type\": \"TemplateProcessing\", \"special_tokens\": {\"x\": {\"ids\": [99999]}}, "
+        "\"single\": "
         "[{\"SpecialToken\": {\"id\": \"x\"}}, {\"Sequence\": {\"id\": \"A\"}}]}}",
         "{\"added_tokens\": 7}",
         "{\"added_tokens\": [7]}",
@@ -305,9 +319,9 @@ static void test_hostile(void)
         "{\"continuing_subword_prefix\": \"##\"}",
         "{\"end_of_word_suffix\": \"</w>\"}",
     };
-    static const char *const vocab[] = {"{\"a\": -1}", "{\"a\": 99999999999}", "{\"a\": 16777216}", "{\"a\": 1.5}", "{\"a\": \"0\"}",
-                                        "{\"a\": 1, \"b\": 1}", "{\"another\": 0}"};
-    gr_tokenizer *t = NULL;
+    static const char *const vocab[] = {"{\"a\": -1}",    "{\"a\": 99999999999}", "{\"a\": 16777216}", "{\"a\": 1.5}",
+                                        "{\"a\": \"0\"}", "{\"a\": 1, \"b\": 1}", "{\"another\": 0}"};
+    gr_tokenizer            *t = NULL;
 
     for (size_t i = 0; i < sizeof patch / sizeof *patch; i++) {
         json_t *p = json_loads(patch[i], 0, NULL), *tree = patched(p);
@@ -372,7 +386,9 @@ static void test_jsonl(void)
         const char *line, *text; /* NULL: refused */
     } c[] = {
         {"{\"text\": \"a\"}", "a"},
-        {" {\"x\": [1, -2.5e+3, true, null, {\"text\": \"no\"}, []], \"text\": \"\\u00e9\\ud83d\\ude00\\n\\\"\\/\", \"y\": {}} \r", "\xC3\xA9\xF0\x9F\x98\x80\n\"/"},
+        {" {\"x\": [1, -2.5e+3, true, null, {\"text\": \"no\"}, []], \"text\": \"\\u00e9\\ud83d\\ude00\\n\\\"\\/\", "
+         "\"y\": {}} \r",
+         "\xC3\xA9\xF0\x9F\x98\x80\n\"/"},
         {"{\"text\": \"first\", \"text\": \"last\"}", "last"},
         {"{\"\": 0, \"te\\u0078t\": \"escaped key\"}", "escaped key"},
         {"{\"text\": \"\"}", ""},
@@ -406,23 +422,27 @@ static void test_jsonl(void)
     const char    *surrogate = "{\"text\": \"\\u0000\\ud800!\"}";
 
     for (size_t i = 0; i < sizeof c / sizeof *c; i++) {
-        const gr_status st = gr_jsonl_string(c[i].line, (int64_t)strlen(c[i].line), "text", false, &text, &replaced, &error);
+        const gr_status st =
+            gr_jsonl_string(c[i].line, (int64_t)strlen(c[i].line), "text", false, &text, &replaced, &error);
 
-        if (!c[i].text) CHECK(st == GR_ERR_INPUT && error.what && text.n == 0, "accepted: %s", c[i].line);
+        if (!c[i].text)
+            CHECK(st == GR_ERR_INPUT && error.what && text.n == 0, "accepted: %s", c[i].line);
         else
-            CHECK(st == GR_OK && text.n == (int64_t)strlen(c[i].text) && !memcmp(text.v ? text.v : "", c[i].text, (size_t)text.n),
+            CHECK(st == GR_OK && text.n == (int64_t)strlen(c[i].text) &&
+                      !memcmp(text.v ? text.v : "", c[i].text, (size_t)text.n),
                   "%s: %.*s", c[i].line, (int)text.n, text.v);
         text.n = 0;
     }
-    CHECK(gr_jsonl_string(surrogate, (int64_t)strlen(surrogate), "text", true, &text, &replaced, &error) == GR_OK && text.n == 5 &&
-              replaced == 1 && !memcmp(text.v, "\0\xEF\xBF\xBD!", 5),
+    CHECK(gr_jsonl_string(surrogate, (int64_t)strlen(surrogate), "text", true, &text, &replaced, &error) == GR_OK &&
+              text.n == 5 && replaced == 1 && !memcmp(text.v, "\0\xEF\xBF\xBD!", 5),
           "NUL, and a lone surrogate replaced");
     text.n = 0;
     for (int depth = 64; depth <= 65; depth++) {
         const int n = snprintf(deep, sizeof deep, "{\"a\": %.*s1%.*s, \"text\": \"x\"}", depth,
                                "[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[", depth,
                                "]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]");
-        CHECK((gr_jsonl_string(deep, n, "text", false, &text, &replaced, &error) == GR_OK) == (depth == 64), "depth %d", depth);
+        CHECK((gr_jsonl_string(deep, n, "text", false, &text, &replaced, &error) == GR_OK) == (depth == 64), "depth %d",
+              depth);
         text.n = 0;
     }
     gr_bytes_close(&text);
@@ -460,10 +480,21 @@ static void test_replace(void)
         const char *bytes, *text;
         int         n;
     } c[] = {/* Unicode 16.0, table 3-8 and its neighbours; the counts are Rust's from_utf8_lossy */
-             {"a\xF1\x80\x80\xE1\x80\xC2" "b\x80" "c\x80\xBF" "d", "a???b?c??d", 6},
-             {"\xC0\xAF\xE0\x80\xBF\xF0\x81\x82" "A", "????????A", 8},
-             {"\xED\xA0\x80\xED\xBF\xBF\xED\xAF" "A", "????????A", 8},
-             {"\xF4\x91\x92\x93\xFF" "A\x80\xBF" "B", "?????A??B", 7},
+             {"a\xF1\x80\x80\xE1\x80\xC2"
+              "b\x80"
+              "c\x80\xBF"
+              "d",
+              "a???b?c??d", 6},
+             {"\xC0\xAF\xE0\x80\xBF\xF0\x81\x82"
+              "A",
+              "????????A", 8},
+             {"\xED\xA0\x80\xED\xBF\xBF\xED\xAF"
+              "A",
+              "????????A", 8},
+             {"\xF4\x91\x92\x93\xFF"
+              "A\x80\xBF"
+              "B",
+              "?????A??B", 7},
              {"ok \xC3\xA9", "ok \xC3\xA9", 0}};
     gr_bytes b = {0};
 
@@ -471,10 +502,12 @@ static void test_replace(void)
         int64_t n = 0, at = 0;
 
         b.n = 0;
-        CHECK(gr_utf8_replace(c[i].bytes, (int64_t)strlen(c[i].bytes), &b, &n) == GR_OK && n == c[i].n, "case %zu: %d", i, (int)n);
+        CHECK(gr_utf8_replace(c[i].bytes, (int64_t)strlen(c[i].bytes), &b, &n) == GR_OK && n == c[i].n, "case %zu: %d",
+              i, (int)n);
         for (const char *p = c[i].text; *p; p++) {
             const bool mark = *p == '?';
-            CHECK(at + (mark ? 3 : 1) <= b.n && !memcmp(b.v + at, mark ? "\xEF\xBF\xBD" : p, mark ? 3 : 1), "case %zu at %d", i, (int)at);
+            CHECK(at + (mark ? 3 : 1) <= b.n && !memcmp(b.v + at, mark ? "\xEF\xBF\xBD" : p, mark ? 3 : 1),
+                  "case %zu at %d", i, (int)at);
             at += mark ? 3 : 1;
         }
         CHECK(at == b.n, "case %zu", i);

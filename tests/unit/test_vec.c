@@ -50,8 +50,10 @@ static void accuracy(void)
         float (*f)(float);
         double (*exact)(double);
         double lo, hi, tol;
-    } fn[] = {{"exp", gr_expf, exp, -87, 88, 1e-7},       {"sigmoid", gr_sigmoidf, sigmoid64, -87, 1e30, 4e-7},
-              {"silu", gr_siluf, silu64, -80, 1e30, 4e-7}, {"softplus", gr_softplusf, softplus64, -87, 1e30, 4e-7}};
+    } fn[] = {{"exp", gr_expf, exp, -87, 88, 1e-7},
+              {"sigmoid", gr_sigmoidf, sigmoid64, -87, 1e30, 4e-7},
+              {"silu", gr_siluf, silu64, -80, 1e30, 4e-7},
+              {"softplus", gr_softplusf, softplus64, -87, 1e30, 4e-7}};
 
     for (int i = 0; i < 4; i++) {
         const double err = worst(fn[i].f, fn[i].exact, fn[i].lo, fn[i].hi, 997);
@@ -88,7 +90,8 @@ static void same_everywhere(void)
     for (int i = 0; i < N; i++) y[i] = gr_siluf(x[i]) + gr_expf(x[i]);
     for (int i = 0; i < N; i++) {
         volatile float one = x[i];
-        CHECK(y[i] == gr_siluf(one) + gr_expf(one), "element %d: %.9g alone, %.9g in a loop", i, gr_siluf(one) + gr_expf(one), y[i]);
+        CHECK(y[i] == gr_siluf(one) + gr_expf(one), "element %d: %.9g alone, %.9g in a loop", i,
+              gr_siluf(one) + gr_expf(one), y[i]);
     }
 }
 

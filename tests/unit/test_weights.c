@@ -71,8 +71,10 @@ static void not_finite(gr_dtype dtype, int64_t bad, float value)
     make("{}", dtype, 2, dim, dtype == GR_F32 ? (void *)x : (void *)h);
     CHECK(open_it(&w) == GR_OK, "open");
     if (!w) return;
-    CHECK(gr_weights_read(w, 0, 0, ROWS, back) == GR_ERR_INPUT, "%s: not finite at %lld", gr_dtype_name(dtype), (long long)bad);
-    CHECK(gr_weights_read_raw(w, 0, 0, ROWS, back) == GR_ERR_INPUT, "%s raw: not finite at %lld", gr_dtype_name(dtype), (long long)bad);
+    CHECK(gr_weights_read(w, 0, 0, ROWS, back) == GR_ERR_INPUT, "%s: not finite at %lld", gr_dtype_name(dtype),
+          (long long)bad);
+    CHECK(gr_weights_read_raw(w, 0, 0, ROWS, back) == GR_ERR_INPUT, "%s raw: not finite at %lld", gr_dtype_name(dtype),
+          (long long)bad);
     CHECK(gr_weights_read(w, 0, bad / COLS + 1, ROWS - bad / COLS - 1, back) == GR_OK, "rows behind it");
     CHECK(gr_weights_read(w, 0, 0, bad / COLS, back) == GR_OK && (bad == 0 || back[1] == 1), "rows before it");
     gr_weights_close(&w);
@@ -100,13 +102,15 @@ static void scalar_and_attributes(void)
     CHECK(gr_weights_write(NULL, path, &plan, give, x) == GR_OK, "write");
     CHECK(gr_path(path, "%s/deep/er", dir) == GR_OK && open_it(&w) == GR_OK, "open by directory");
     if (w) {
-        CHECK(gr_weights_count(w) == 2 && gr_weights_find(w, "a.vector") == 0 && gr_weights_find(w, "b.scalar") == 1, "sorted");
+        CHECK(gr_weights_count(w) == 2 && gr_weights_find(w, "a.vector") == 0 && gr_weights_find(w, "b.scalar") == 1,
+              "sorted");
         CHECK(gr_weights_find(w, "c") == -1, "absent");
         CHECK(gr_weights_info(w, 1)->rank == 0, "a scalar stays one");
         CHECK(gr_weights_read(w, 1, 0, 1, back) == GR_OK && back[0] == 7, "scalar");
         CHECK(gr_weights_read(w, 0, 1, 2, back) == GR_OK && back[0] == 8 && back[1] == 9, "rows");
         CHECK(gr_weights_read(w, 0, 2, 2, back) == GR_ERR_ARG, "rows that are not there");
-        CHECK(!strcmp(gr_weights_config_json(w), "{\"hidden_size\": 3}") && !strcmp(gr_weights_pattern(w), "attn"), "attributes");
+        CHECK(!strcmp(gr_weights_config_json(w), "{\"hidden_size\": 3}") && !strcmp(gr_weights_pattern(w), "attn"),
+              "attributes");
         CHECK(!strcmp(gr_weights_tokenizer_json(w), long_json), "a long tokenizer");
         CHECK(strlen(gr_weights_seal(w)) == 16 && strstr(gr_weights_path(w), "deep/er/weights.h5"), "seal and path");
     }
