@@ -10,7 +10,9 @@
  *
  * Symbols  N tokens, H query heads, G key/value heads (H multiple of G; query head h reads key head h / (H / G)), K key
  * width, V value width, D head_dim, C chunk length.  All F32 unless said otherwise. Layouts [N, H, K]: head-major
- * inside a token. Source   docs/math.md, sections 0.6 to 5.
+ * inside a token.
+ *
+ * Source   docs/math.md, sections 0.6 to 5.
  */
 #ifndef GR_KERNELS_MIXER_H
 #define GR_KERNELS_MIXER_H

@@ -15,7 +15,6 @@ packages=(
     libjansson-dev                  # JSON: safetensors headers, HF configs, metrics
     libpcre2-dev                    # pre-tokenizer patterns
     libutf8proc-dev                 # Unicode normalisation
-                        # compressed text
     libxxhash-dev                   # hashes of documents
     gnuplot-nox                     # plots of a report
 )

@@ -4,7 +4,9 @@
  * on the diagonal are inverted by substitution, everything else is products (kernels/cpu/tile.h). The series (I - L)(I
  * + L^2)(I + L^4)... would be all products, but for correlated keys powers of L overflow what fp32 resolves (64
  * identical keys: residual 4e10), while entries of the inverse stay below 1 in magnitude for unit keys and 0 <= beta
- * <= 1. Source   docs/math.md 0.7.
+ * <= 1.
+ *
+ * Source   docs/math.md 0.7.
  */
 #ifndef GR_KERNELS_CPU_TRI_H
 #define GR_KERNELS_CPU_TRI_H

@@ -2,7 +2,7 @@
  *
  *     gr_metrics_begin(m, step);                    {"step":12,
  *     gr_metrics_num(m, "loss", loss);               "loss":3.21,
- *     gr_metrics_nums(m, "layers", x, n);        "layers":[0.1,0.2]}
+ *     gr_metrics_nums(m, "layers", x, n);            "layers":[0.1,0.2]}
  *     st = gr_metrics_end(m);
  *
  * A record reaches the file by one append, so a kill loses whole records or tears the last line, and a resumed run

@@ -300,8 +300,8 @@ out:
     return st;
 }
 
-/* What the file gives back is what was in memory. HDF5 has pretended success on a full disk, and
- * the seal alone would only confirm what is in the file. */
+/* What the file gives back is what was in memory. HDF5 has pretended success on a full disk, and the
+ * seal alone would only confirm what is in the file. */
 static gr_status read_back(const saving *s, const char *path)
 {
     gr_status st = GR_OK;

@@ -43,43 +43,28 @@ out:
     return st;
 }
 
-static gr_status parse(gr_ckpt *ck, const char *text, uint64_t n, const char *path, int64_t step)
+static gr_status parse(void *manifest, const char *text, uint64_t n, const char *name)
 {
-    gr_status st = GR_OK;
-
-    GR_TRY(gr_manifest_parse(&ck->m, text, n, path));
-    GR_CHECK(ck->m->step == step, GR_ERR_INPUT, "%s: says it is step %" PRId64, path, ck->m->step);
-out:
-    return st;
+    return gr_manifest_parse(manifest, text, n, name);
 }
 
-/* [collective] Rank 0 reads the manifest and says what is wrong with it; the others hear it from there. */
+/* [collective] */
 static gr_status open_step(gr_ckpt **out, const gr_ckpt_dir *d, int64_t step)
 {
     gr_status st = GR_OK;
-    const int rank = gr_comm_rank(d->c);
     gr_ckpt  *ck = NULL;
-    char     *text = NULL, path[GR_PATH_MAX];
-    uint64_t  n = 0;
+    char      path[GR_PATH_MAX];
 
     st = gr_alloc(&ck, 1, sizeof *ck, "checkpoint");
     if (st == GR_OK) st = gr_ckpt_step_path(ck->path, d, step);
     if (st == GR_OK) st = gr_path(path, "%s/manifest.json", ck->path);
-    if (st == GR_OK && rank == 0) st = gr_read_file(path, GR_JSON_SEAL_LIMIT, &text, &n);
-    if (st == GR_OK && rank == 0) st = parse(ck, text, n, path, step);
     GR_TRY(gr_agree(d->c, st));
-
-    gr_bcast(d->c, &n, sizeof n, 0);
-    if (rank != 0) st = gr_alloc(&text, n + 1, 1, "manifest");
-    GR_TRY(gr_agree(d->c, st));
-    gr_bcast(d->c, text, (int64_t)n, 0);
-    if (rank != 0) st = parse(ck, text, n, path, step);
-    if (st == GR_OK) st = verify_mine(ck, d->c);
-    GR_TRY(gr_agree(d->c, st));
+    GR_TRY(gr_json_share(d->c, path, parse, &ck->m));
+    GR_CHECK0(ck->m->step == step, GR_ERR_INPUT, "%s: says it is step %" PRId64, path, ck->m->step);
+    GR_TRY(gr_agree(d->c, verify_mine(ck, d->c)));
     *out = ck;
     ck = NULL;
 out:
-    gr_free(&text);
     gr_ckpt_close(&ck);
     return st;
 }

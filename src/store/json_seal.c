@@ -1,5 +1,6 @@
 #include "store/json_seal.h"
 #include "util/crc32c.h"
+#include "util/fs.h"
 #include "util/mem.h"
 #include <inttypes.h>
 #include <stdio.h>
@@ -23,6 +24,9 @@ gr_status gr_json_seal(const json_t *tree, char **out, uint64_t *out_n)
     GR_TRY(gr_realloc(&text, n + N_LEAD + DIGITS + N_TAIL + 1, 1, "sealed JSON"));
     memcpy(text + n, LEAD, N_LEAD);
     n += N_LEAD;
+    GR_CHECK(n + DIGITS + N_TAIL <= GR_JSON_SEAL_LIMIT, GR_ERR_ARG,
+             "%" PRIu64 " bytes of JSON to seal, at most %d could be read again", n + DIGITS + N_TAIL,
+             GR_JSON_SEAL_LIMIT);
     snprintf(text + n, DIGITS + N_TAIL + 1, "%08" PRIx32 TAIL, gr_crc32c(0, text, n));
     *out = text;
     *out_n = n + DIGITS + N_TAIL;
@@ -54,5 +58,26 @@ gr_status gr_json_unseal(const char *text, uint64_t n, const char *name, json_t 
     tree = NULL;
 out:
     json_decref(tree);
+    return st;
+}
+
+gr_status gr_json_share(const gr_comm *c, const char *path, gr_json_reader read, void *user)
+{
+    gr_status st = GR_OK;
+    const int rank = gr_comm_rank(c);
+    char     *text = NULL;
+    uint64_t  n = 0;
+
+    if (rank == 0) st = gr_read_file(path, GR_JSON_SEAL_LIMIT, &text, &n);
+    if (rank == 0 && st == GR_OK) st = read(user, text, n, path);
+    GR_TRY(gr_agree(c, st));
+    gr_bcast(c, &n, sizeof n, 0);
+    if (rank != 0) st = gr_alloc(&text, n + 1, 1, path);
+    GR_TRY(gr_agree(c, st));
+    gr_bcast(c, text, (int64_t)n, 0);
+    if (rank != 0) st = read(user, text, n, path);
+    GR_TRY(gr_agree(c, st));
+out:
+    gr_free(&text);
     return st;
 }

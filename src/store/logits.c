@@ -310,10 +310,11 @@ out:
     return st;
 }
 
-static gr_status read_index(gr_logits *l, const char *text, uint64_t n, const char *name)
+static gr_status read_index(void *user, const char *text, uint64_t n, const char *name)
 {
-    gr_status st = GR_OK;
-    json_t   *tree = NULL, *files;
+    gr_status  st = GR_OK;
+    gr_logits *l = user;
+    json_t    *tree = NULL, *files;
 
     GR_TRY(gr_json_unseal(text, n, name, &tree));
     GR_TRY(read_spec(&l->spec, tree, name));
@@ -357,28 +358,18 @@ out:
 gr_status gr_logits_open(gr_logits **out, const gr_comm *c, const char *dir)
 {
     gr_status  st = GR_OK;
-    const int  rank = gr_comm_rank(c);
     gr_logits *l = NULL;
-    char      *text = NULL, path[GR_PATH_MAX];
-    uint64_t   n = 0;
+    char       path[GR_PATH_MAX];
 
     st = gr_path(path, "%s/index.json", dir);
     if (st == GR_OK) st = gr_alloc(&l, 1, sizeof *l, "logits");
     if (st == GR_OK) st = gr_path(l->dir, "%s", dir);
-    if (st == GR_OK && rank == 0) st = gr_read_file(path, GR_JSON_SEAL_LIMIT, &text, &n);
-    if (st == GR_OK && rank == 0) st = read_index(l, text, n, path); /* what is wrong is said once */
     GR_TRY(gr_agree(c, st));
-    gr_bcast(c, &n, sizeof n, 0);
-    if (rank != 0) st = gr_alloc(&text, n + 1, 1, path);
-    GR_TRY(gr_agree(c, st));
-    gr_bcast(c, text, (int64_t)n, 0);
-    if (rank != 0) st = read_index(l, text, n, path);
-    if (st == GR_OK) st = verify_mine(l, c);
-    GR_TRY(gr_agree(c, st));
+    GR_TRY(gr_json_share(c, path, read_index, l));
+    GR_TRY(gr_agree(c, verify_mine(l, c)));
     *out = l;
     l = NULL;
 out:
-    gr_free(&text);
     gr_logits_close(&l);
     return st;
 }

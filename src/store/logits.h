@@ -4,8 +4,6 @@
  *                               positions [i * span, i * span + n)
  *     DIR/index.json            written last
  *
- * span + n) DIR/index.json            written last
- *
  * For position p of the token stream (store/shards.h): the k most likely *next* tokens in falling order, their
  * natural-log probabilities, and the log of all remaining probability. Log-probabilities are stored as fp16: absolute
  * error <= 2^-11 |lp| (0.5 % of probability at lp = -10), clamped at -60000; -inf (no tail) as -inf. A span is a fixed

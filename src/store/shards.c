@@ -8,6 +8,7 @@
 #include "util/mem.h"
 #include <inttypes.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 #define XXH_INLINE_ALL
@@ -15,9 +16,9 @@
 
 enum {
     FORMAT = 1,
-    MAX_SHARDS = 1 << 20,
-    MAX_OPEN = 16,  /* shards a reader keeps open                      */
-    PIECE = 1 << 20 /* rows per read while verifying: stays in a cache */
+    MAX_SHARDS = 1 << 19, /* at most 100 bytes of the index each, which may have 64 MiB */
+    MAX_OPEN = 16,        /* shards a reader keeps open                      */
+    PIECE = 1 << 20       /* rows per read while verifying: stays in a cache */
 };
 
 typedef struct open_shard {
@@ -45,6 +46,7 @@ static gr_status shard_path(char path[GR_PATH_MAX], const char *dir, int64_t i)
 
 /* ---- writing --------------------------------------------------------------------------------------- */
 
+/* Of the bytes of the three datasets, one after the other. */
 static int64_t content_of(const gr_shard *s)
 {
     uint32_t crc = gr_crc32c(0, s->tokens, (size_t)s->n_token * sizeof *s->tokens);
@@ -111,22 +113,23 @@ gr_status gr_shards_publish(const char *dir, const gr_corpus *corpus, const gr_s
 {
     gr_status st = GR_OK;
     json_t   *tree = NULL, *list = json_array();
-    char     *text = NULL;
+    char     *text = NULL, path[GR_PATH_MAX], content[9];
     uint64_t  n = 0;
     int64_t   n_token = 0, n_doc = 0;
-    char      path[GR_PATH_MAX];
 
     for (int64_t i = 0; i < n_shard; i++) {
         n_token += info[i].n_token;
         n_doc += info[i].n_doc;
-        json_array_append_new(list, json_pack("{s:I, s:I, s:I, s:s}", "tokens", (json_int_t)info[i].n_token,
-                                              "documents", (json_int_t)info[i].n_doc, "content",
-                                              (json_int_t)info[i].content, "seal", info[i].seal));
+        snprintf(content, sizeof content, "%08" PRIx32, (uint32_t)info[i].content);
+        GR_CHECK(!json_array_append_new(list,
+                                        json_pack("{sI sI ss ss}", "tokens", (json_int_t)info[i].n_token, "documents",
+                                                  (json_int_t)info[i].n_doc, "content", content, "seal", info[i].seal)),
+                 GR_ERR_NOMEM, "%s: index of shards", dir);
     }
-    tree = json_pack("{s:s, s:i, s:I, s:s, s:I, s:I, s:I, s:s, s:O}", "kind", "shards", "format", FORMAT, "vocab_size",
+    tree = json_pack("{si ss sI ss sI sI sI ss sO}", "format", FORMAT, "kind", "shards", "vocab_size",
                      (json_int_t)corpus->vocab_size, "tokenizer", corpus->tokenizer, "eos", (json_int_t)corpus->eos,
                      "tokens", (json_int_t)n_token, "documents", (json_int_t)n_doc, "config", config, "shards", list);
-    GR_CHECK(tree, GR_ERR_ARG, "%s: an index that cannot be written: is the configuration UTF-8?", dir);
+    GR_CHECK(tree, GR_ERR_ARG, "%s: tokenizer or configuration is not UTF-8", dir);
     GR_TRY(gr_json_seal(tree, &text, &n));
     GR_TRY(gr_path(path, "%s/index.json", dir));
     GR_TRY(gr_write_file(path, text, n));
@@ -297,6 +300,8 @@ gr_status gr_shard_probe(const char *dir, int64_t i, const gr_corpus *corpus, co
     GR_CHECK(found.n_doc >= 0, GR_ERR_INPUT, "%s: doc_offsets is empty", path);
     GR_TRY(check_shard(f, path, corpus, &found));
     GR_TRY(gr_h5_get_int(f, NULL, "content", &found.content));
+    GR_CHECK(found.content >= 0 && found.content <= UINT32_MAX, GR_ERR_INPUT,
+             "%s: content is %" PRId64 ", expected 32 bits", path, found.content);
     snprintf(found.seal, sizeof found.seal, "%s", gr_h5_seal_of(f));
     *info = found;
 out:
@@ -306,9 +311,9 @@ out:
 
 /* ---- the index, untrusted ------------------------------------------------------------------------------ */
 
-static bool is_hex16(const char *s)
+static bool is_hex(const char *s, size_t digits)
 {
-    return strlen(s) == 16 && strspn(s, "0123456789abcdef") == 16;
+    return strlen(s) == digits && strspn(s, "0123456789abcdef") == digits;
 }
 
 static gr_status read_header(gr_shards *s, const char *path, const json_t *root)
@@ -323,7 +328,8 @@ static gr_status read_header(gr_shards *s, const char *path, const json_t *root)
     GR_TRY(gr_json_get_int(root, path, "vocab_size", 1, UINT32_MAX, &s->corpus.vocab_size));
     GR_TRY(gr_json_get_int(root, path, "eos", -1, s->corpus.vocab_size - 1, &s->corpus.eos));
     GR_TRY(gr_json_get_str(root, path, "tokenizer", &tokenizer));
-    GR_CHECK(is_hex16(tokenizer), GR_ERR_INPUT, "%s: tokenizer is \"%.32s\", expected 16 hex digits", path, tokenizer);
+    GR_CHECK(is_hex(tokenizer, 16), GR_ERR_INPUT, "%s: tokenizer is \"%.32s\", expected 16 hex digits", path,
+             tokenizer);
     memcpy(s->corpus.tokenizer, tokenizer, sizeof s->corpus.tokenizer);
 out:
     return st;
@@ -344,21 +350,26 @@ static gr_status read_list(gr_shards *s, const char *path, const json_t *list)
     XXH3_64bits_reset(hash);
     XXH3_64bits_update(hash, s->corpus.tokenizer, sizeof s->corpus.tokenizer);
     XXH3_64bits_update(hash, &s->corpus.eos, sizeof s->corpus.eos);
+    XXH3_64bits_update(hash, &s->corpus.vocab_size, sizeof s->corpus.vocab_size);
     for (int64_t i = 0; i < s->n_shard; i++) {
         const json_t  *v = json_array_get(list, (size_t)i);
         gr_shard_info *info = &s->info[i];
-        const char    *seal = NULL;
+        const char    *seal = NULL, *content = NULL;
 
         GR_TRY(gr_json_get_int(v, path, "tokens", 0, limit, &info->n_token));
         GR_TRY(gr_json_get_int(v, path, "documents", 0, info->n_token, &info->n_doc));
-        GR_TRY(gr_json_get_int(v, path, "content", 0, UINT32_MAX, &info->content));
+        GR_TRY(gr_json_get_str(v, path, "content", &content));
         GR_TRY(gr_json_get_str(v, path, "seal", &seal));
-        GR_CHECK(is_hex16(seal), GR_ERR_INPUT, "%s: shard %" PRId64 ": seal is \"%.32s\", expected 16 hex digits", path,
-                 i, seal);
+        GR_CHECK(is_hex(content, 8), GR_ERR_INPUT, "%s: shard %" PRId64 ": content is \"%.32s\", expected 8 hex digits",
+                 path, i, content);
+        GR_CHECK(is_hex(seal, 16), GR_ERR_INPUT, "%s: shard %" PRId64 ": seal is \"%.32s\", expected 16 hex digits",
+                 path, i, seal);
+        info->content = (int64_t)strtoul(content, NULL, 16);
         memcpy(info->seal, seal, 17);
-        s->first[i + 1] = s->first[i] + info->n_token; /* 2^20 shards of 2^40: no overflow */
+        s->first[i + 1] = s->first[i] + info->n_token; /* 2^19 shards of 2^40: no overflow */
         s->n_doc += info->n_doc;
         XXH3_64bits_update(hash, &info->n_token, sizeof info->n_token);
+        XXH3_64bits_update(hash, &info->n_doc, sizeof info->n_doc);
         XXH3_64bits_update(hash, &info->content, sizeof info->content);
     }
     GR_CHECK(s->first[s->n_shard] > 0, GR_ERR_INPUT, "%s: the corpus is empty", path);
@@ -368,11 +379,12 @@ out:
     return st;
 }
 
-static gr_status read_index(gr_shards *s, const char *path, const char *text, uint64_t n)
+static gr_status read_index(void *user, const char *text, uint64_t n, const char *path)
 {
-    gr_status st = GR_OK;
-    json_t   *root = NULL;
-    int64_t   n_token = 0, n_doc = 0;
+    gr_status  st = GR_OK;
+    gr_shards *s = user;
+    json_t    *root = NULL;
+    int64_t    n_token = 0, n_doc = 0;
 
     GR_TRY(gr_json_unseal(text, n, path, &root));
     GR_TRY(read_header(s, path, root));
@@ -388,24 +400,6 @@ out:
 }
 
 /* ---- opening --------------------------------------------------------------------------------------------- */
-
-/* [collective] Rank 0 reads the file, all have its text. */
-static gr_status share_file(const gr_comm *c, const char *path, char **text, uint64_t *n)
-{
-    gr_status st = GR_OK, local = GR_OK;
-    int64_t   size = 0;
-
-    if (gr_comm_rank(c) == 0) local = gr_read_file(path, GR_JSON_SEAL_LIMIT, text, n);
-    if (local == GR_OK) size = (int64_t)*n;
-    GR_TRY(gr_agree(c, local));
-    gr_bcast(c, &size, sizeof size, 0);
-    if (gr_comm_rank(c) != 0) local = gr_alloc(text, (uint64_t)size + 1, 1, path);
-    GR_TRY(gr_agree(c, local));
-    gr_bcast(c, *text, size, 0);
-    *n = (uint64_t)size;
-out:
-    return st;
-}
 
 /* [local] The shards of this rank: checksum and content. */
 static gr_status verify_mine(const gr_shards *s, const gr_comm *c)
@@ -430,25 +424,20 @@ out:
 
 gr_status gr_shards_open(gr_shards **out_s, const gr_comm *c, const char *dir)
 {
-    gr_status  st = GR_OK, local = GR_OK;
+    gr_status  st = GR_OK;
     gr_shards *s = NULL;
-    char      *text = NULL;
-    uint64_t   n = 0;
-    char       path[GR_PATH_MAX] = "";
+    char       path[GR_PATH_MAX];
 
-    local = gr_alloc(&s, 1, sizeof *s, "shards");
-    if (local == GR_OK) local = gr_path(s->dir, "%s", dir);
-    if (local == GR_OK) local = gr_path(path, "%s/index.json", dir);
-    GR_TRY(gr_agree(c, local));
-    GR_TRY(share_file(c, path, &text, &n));
-    local = read_index(s, path, text, n);
-    if (local == GR_OK) local = verify_mine(s, c);
-    GR_TRY(gr_agree(c, local));
+    st = gr_alloc(&s, 1, sizeof *s, "shards");
+    if (st == GR_OK) st = gr_path(s->dir, "%s", dir);
+    if (st == GR_OK) st = gr_path(path, "%s/index.json", dir);
+    GR_TRY(gr_agree(c, st));
+    GR_TRY(gr_json_share(c, path, read_index, s));
+    GR_TRY(gr_agree(c, verify_mine(s, c)));
     *out_s = s;
     s = NULL;
 out:
     gr_shards_close(&s);
-    gr_free(&text);
     return st;
 }
 

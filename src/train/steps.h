@@ -27,7 +27,9 @@ void      gr_aligner_close(gr_aligner **a);
 int gr_aligner_layers(const gr_aligner *a);
 
 /** [collective] loss of layer l = sum |h - y|^2 / sum |y|^2 over the tokens of the global batch: 1 means no better than
- * zero. Source  Bick et al. 2024, arXiv:2408.10189, stage 2, normalised per layer (docs/math.md 8.3). */
+ * zero.
+ *
+ * Source  Bick et al. 2024, arXiv:2408.10189, stage 2, normalised per layer (docs/math.md 8.3). */
 gr_status gr_align_step(gr_aligner *a, gr_loader *loader, gr_step *done);
 
 /** [collective] The same errors on held-out text, without learning; layer[gr_aligner_layers]. */

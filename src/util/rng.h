@@ -23,7 +23,9 @@ float gr_normal(uint64_t seed, uint64_t stream, uint64_t index);
 uint64_t gr_stream_of(const char *name);
 
 /** Image of i, 0 <= i < n, under a pseudo-random permutation of [0, n) keyed by (seed, epoch).
- * -1 when i is outside.  Cycle-walking Feistel network; O(1), no table. Source  Black and Rogaway 2002. */
+ * -1 when i is outside.  Cycle-walking Feistel network; O(1), no table.
+ *
+ * Source  Black and Rogaway 2002. */
 int64_t gr_permute(uint64_t seed, uint64_t epoch, int64_t i, int64_t n);
 GR_C_END
 #endif

@@ -151,6 +151,21 @@ static void every_bit(void)
     json_decref(tree);
 }
 
+/* What could not be read again is not written. */
+static void too_long(void)
+{
+    char    *value = NULL, *text = NULL;
+    json_t  *tree = NULL;
+    uint64_t n = 0;
+
+    if (gr_alloc(&value, GR_JSON_SEAL_LIMIT + 1, 1, "a long string") != GR_OK) return;
+    memset(value, 'x', GR_JSON_SEAL_LIMIT);
+    tree = json_pack("{ss}", "x", value);
+    CHECK(tree && gr_json_seal(tree, &text, &n) == GR_ERR_ARG && !text, "sealed %d bytes", (int)n);
+    json_decref(tree);
+    gr_free(&value);
+}
+
 static void names(void)
 {
     char s[GR_SHARD_NAME], p[GR_PATH_MAX];
@@ -166,6 +181,7 @@ int main(void)
     good();
     wrong();
     every_bit();
+    too_long();
     names();
     return check_result();
 }

@@ -151,13 +151,13 @@ static void test_damage(void)
     gr_free(&data);
 }
 
-static void digest_of(const gr_shard *shard, const char *config, char digest[17])
+static void digest_of(const gr_corpus *of, const gr_shard *shard, const char *config, char digest[17])
 {
     gr_shard_info one;
     gr_shards    *s = NULL;
 
-    CHECK(gr_shard_write(dir, 0, &corpus, shard, config, &one) == GR_OK &&
-              gr_shards_publish(dir, &corpus, &one, 1, config) == GR_OK,
+    CHECK(gr_shard_write(dir, 0, of, shard, config, &one) == GR_OK &&
+              gr_shards_publish(dir, of, &one, 1, config) == GR_OK,
           "write");
     CHECK(gr_shards_open(&s, NULL, dir) == GR_OK, "open");
     snprintf(digest, 17, "%s", s ? gr_shards_digest(s) : "");
@@ -172,22 +172,32 @@ static void test_digest(void)
     int64_t  offset[] = {0, 1, 4};
     gr_shard shard = {
         .tokens = word, .loss_mask = count, .doc_offsets = offset, .n_token = 4, .n_doc = 2, .source = ""};
-    char first[17], other[17];
+    gr_corpus tokens_of_another = corpus, wider = corpus;
+    char      first[17], other[17];
 
-    digest_of(&shard, "out: here", first);
-    digest_of(&shard, "out: there", other);
+    digest_of(&corpus, &shard, "out: here", first);
+    digest_of(&corpus, &shard, "out: there", other);
     CHECK(!strcmp(first, other), "another configuration: %s and %s", first, other);
     word[2] = 5;
-    digest_of(&shard, "out: here", other);
+    digest_of(&corpus, &shard, "out: here", other);
     CHECK(strcmp(first, other), "another word, the same digest");
     word[2] = 3;
     count[2] = 1;
-    digest_of(&shard, "out: here", other);
+    digest_of(&corpus, &shard, "out: here", other);
     CHECK(strcmp(first, other), "another mask, the same digest");
     count[2] = 0;
     offset[1] = 2;
-    digest_of(&shard, "out: here", other);
+    digest_of(&corpus, &shard, "out: here", other);
     CHECK(strcmp(first, other), "another border, the same digest");
+    offset[1] = 1;
+    tokens_of_another.tokenizer[0] = 'f';
+    digest_of(&tokens_of_another, &shard, "out: here", other);
+    CHECK(strcmp(first, other), "another tokenizer, the same digest");
+    wider.vocab_size++;
+    digest_of(&wider, &shard, "out: here", other);
+    CHECK(strcmp(first, other), "another vocabulary, the same digest");
+    digest_of(&corpus, &shard, "", other);
+    CHECK(!strcmp(first, other), "as it was: %s and %s", first, other);
 }
 
 /* An index whose checksum is right and whose content is not. */
@@ -211,6 +221,9 @@ static void test_hostile_index(void)
         {"\"shards\":[", "\"shards\":5,\"x\":["},
         {"{\"tokens\":1,", "{\"tokens\":9223372036854775807,"},
         {"{\"tokens\":1,", "{\"tokens\":2,"},
+        {"\"content\":\"", "\"content\":\"x"},
+        {"\"content\":\"", "\"content\":7,\"x\":\""},
+        {"\"content\":\"", "\"content\":\"00000001\",\"x\":\""},
         {"\"seal\":\"", "\"seal\":\"x"},
         {"\"seal\":\"", "\"seal\":5,\"x\":\""},
     };

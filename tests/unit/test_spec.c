@@ -1,0 +1,111 @@
+/* config.json, and patterns: what is read, and what is refused with the member's name. */
+/*TEST
+np: 1
+timeout: 30
+*/
+#include "model/pattern.h"
+#include "model/spec.h"
+#include "tests/check.h"
+#include <string.h>
+
+#define LLAMA                                                                                                          \
+    "\"model_type\": \"llama\", \"vocab_size\": 100, \"num_hidden_layers\": 3, \"hidden_size\": 64,"                   \
+    "\"intermediate_size\": 96, \"num_attention_heads\": 4, \"max_position_embeddings\": 128, \"rms_norm_eps\": 1e-5," \
+    "\"hidden_act\": \"silu\""
+
+static gr_status parse(const char *more, gr_model_spec *spec)
+{
+    char text[2048];
+
+    snprintf(text, sizeof text, "{" LLAMA "%s%s}", *more ? ", " : "", more);
+    return gr_model_spec_parse(spec, text, "config.json");
+}
+
+static void check_spec(void)
+{
+    static const char *const refused[] = {
+        "\"surprise\": 1",
+        "\"attention_bias\": true",
+        "\"mlp_bias\": true",
+        "\"rope_scaling\": {\"rope_type\": \"llama3\", \"factor\": 8}",
+        "\"rope_scaling\": 4",
+        "\"rope_parameters\": {\"rope_type\": \"yarn\"}",
+        "\"rope_parameters\": {\"rope_theta\": 1e4, \"beta\": 1}",
+        "\"rope_interleaved\": true",
+        "\"sliding_window\": 4096",
+        "\"use_sliding_window\": true",
+        "\"quantization_config\": {}",
+        "\"num_key_value_heads\": 3",
+        "\"head_dim\": 15",
+        "\"layer_types\": [\"full_attention\", \"sliding_attention\"]",
+        "\"tie_word_embeddings\": 1",
+        "\"rope_theta\": -1",
+        "\"graft\": {\"conv_width\": 4}",
+        "\"graft\": {\"conv_width\": 9, \"chunk\": 64, \"neg_eigval\": false}",
+    };
+    gr_model_spec s;
+    char         *text = NULL;
+
+    CHECK(parse("", &s) == GR_OK && s.n_kv_head == 4 && s.head_dim == 16 && !s.tied && !s.qk_norm &&
+              s.rope_theta == 1e4 && s.conv_width == 4,
+          "defaults");
+    CHECK(parse("\"num_key_value_heads\": 2, \"head_dim\": 32, \"rope_theta\": 5e5, \"tie_word_embeddings\": true",
+                &s) == GR_OK &&
+              s.n_kv_head == 2 && s.head_dim == 32 && s.rope_theta == 5e5 && s.tied,
+          "what is given");
+    CHECK(parse("\"rope_parameters\": {\"rope_type\": \"default\", \"rope_theta\": 7e4}, \"rope_scaling\": null, "
+                "\"use_cache\": true",
+                &s) == GR_OK &&
+              s.rope_theta == 7e4,
+          "rope_parameters");
+    for (size_t i = 0; i < sizeof refused / sizeof *refused; i++)
+        CHECK(parse(refused[i], &s) == GR_ERR_INPUT, "accepted: %s", refused[i]);
+    CHECK(gr_model_spec_parse(&s, "{\"model_type\": \"gpt2\"}", "x") == GR_ERR_INPUT, "another family");
+    CHECK(gr_model_spec_parse(&s, "[]", "x") == GR_ERR_INPUT, "no object");
+
+    /* what convert and extend leave behind is read back */
+    CHECK(gr_model_spec_options("{" LLAMA "}", 3, 32, true, &text) == GR_OK &&
+              gr_model_spec_parse(&s, text, "x") == GR_OK && s.conv_width == 3 && s.chunk == 32 && s.neg_eigval,
+          "options");
+    gr_free(&text);
+    CHECK(gr_model_spec_extend("{" LLAMA ", \"rope_parameters\": {\"rope_theta\": 1e4, \"rope_type\": \"default\"}}",
+                               4e4, 512, &text) == GR_OK &&
+              gr_model_spec_parse(&s, text, "x") == GR_OK && s.rope_theta == 4e4 && s.max_position == 512,
+          "extended");
+    gr_free(&text);
+}
+
+static void check_pattern(const char *text, const char *expected)
+{
+    const gr_mixer *mixer[6];
+    char           *canonical = NULL;
+
+    if (!expected) {
+        CHECK(gr_pattern_parse(text, 6, mixer) == GR_ERR_CONFIG, "accepted: %s", text);
+        return;
+    }
+    CHECK(gr_pattern_parse(text, 6, mixer) == GR_OK && gr_pattern_text(mixer, 6, &canonical) == GR_OK, "%s", text);
+    CHECK(canonical && !strcmp(canonical, expected), "%s: %s, expected %s", text, canonical, expected);
+    gr_free(&canonical);
+}
+
+int main(void)
+{
+    check_spec();
+    check_pattern("attn,gdn,attn,gdn,attn,gdn", "attn,gdn,attn,gdn,attn,gdn");
+    check_pattern("(attn,gdn)", "attn,gdn,attn,gdn,attn,gdn");
+    check_pattern("(gdn:3,attn)", "gdn,gdn,gdn,attn,gdn,gdn");
+    check_pattern("attn:2, gdn:4", "attn,attn,gdn,gdn,gdn,gdn");
+    check_pattern("attn:2,gdn:3", NULL);
+    check_pattern("attn:2,gdn:5", NULL);
+    check_pattern("attn:0,gdn:6", NULL);
+    check_pattern("attn:-1,gdn:7", NULL);
+    check_pattern("attn:99999999999999999999", NULL);
+    check_pattern("(attn,gdn", NULL);
+    check_pattern("attn,gdn)", NULL);
+    check_pattern("(attn)x", NULL);
+    check_pattern("()", NULL);
+    check_pattern("", NULL);
+    check_pattern("mamba7:6", NULL);
+    return check_result();
+}
