@@ -8,7 +8,7 @@
 #include <unistd.h>
 
 enum {
-    PIECE = 1 << 20,       /* elements per reduction call           */
+    PIECE = 1 << 20,       /* elements per reduction call             */
     PIECE_BYTES = 1 << 26, /* bytes per broadcast or message          */
     EXIT_DIED = 70,
     TAG = 1
