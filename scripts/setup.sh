@@ -17,6 +17,7 @@ packages=(
     libutf8proc-dev                 # Unicode normalisation
     libxxhash-dev                   # hashes of documents
     gnuplot-nox                     # plots of a report
+    strace                          # tests: faults at every system call of a commit
 )
 
 die() { echo "setup: $*" >&2; exit 1; }

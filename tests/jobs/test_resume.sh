@@ -14,6 +14,12 @@ align() # OUT
     graft 2 align run.out="$dir/$1" model.weights="$dir/hybrid" teacher.weights="$dir/teacher" $tiny train.batch=24 train.steps=160 optim.lr=2e-3
 }
 
+distill() # OUT
+{
+    graft 2 distill run.out="$dir/$1" model.weights="$dir/hybrid" distill.logits="$dir/logits" $tiny train.batch=12 train.steps=90 \
+        optim.lr=1e-3
+}
+
 extend() # OUT
 {
     graft 2 extend run.out="$dir/$1" start.weights="$dir/hybrid" $tiny train.batch=12 train.steps=120 optim.lr=1e-3
@@ -67,7 +73,8 @@ disturbed() # JOB OUT
 }
 
 RANDOM=${GR_SEED:-5}
-for job in align extend; do
+graft 2 teacher run.out="$dir/logits" model.weights="$dir/teacher" data.shards="$dir/shards" data.context=48 logits.k=8
+for job in align distill extend; do
     $job "$job-whole" >"$dir/$job.log" 2>&1
     disturbed $job "$job-broken"
     same_weights "$dir/$job-whole/weights.h5" "$dir/$job-broken/weights.h5" 0
