@@ -134,19 +134,40 @@ static void publish(gr_windows *w, int64_t n, int n_doc, gr_batch *b)
     }
 }
 
+/* One window behind the *row rows that are there. */
+static gr_status append(gr_windows *w, int64_t start, int64_t length, int64_t *row, int *n_doc)
+{
+    gr_status st = GR_OK;
+
+    GR_CHECK(*row + length <= w->capacity, GR_ERR_ARG, "a micro-batch of more than %lld tokens",
+             (long long)w->capacity);
+    GR_TRY(read_window(w, start, length, *row, n_doc));
+    *row += length;
+out:
+    return st;
+}
+
 gr_status gr_windows_fill(gr_windows *w, const int64_t *start, const int64_t *length, int64_t n, gr_batch *batch)
 {
     gr_status st = GR_OK;
-    int64_t   at = 0;
+    int64_t   row = 0;
     int       n_doc = 0;
 
-    for (int64_t i = 0; i < n; i++) {
-        GR_CHECK(at + length[i] <= w->capacity, GR_ERR_ARG, "a micro-batch of more than %lld tokens",
-                 (long long)w->capacity);
-        GR_TRY(read_window(w, start[i], length[i], at, &n_doc));
-        at += length[i];
-    }
-    publish(w, at, n_doc, batch);
+    for (int64_t i = 0; i < n; i++) GR_TRY(append(w, start[i], length[i], &row, &n_doc));
+    publish(w, row, n_doc, batch);
+out:
+    return st;
+}
+
+gr_status gr_windows_run(gr_windows *w, int64_t at, int64_t end, int64_t context, int64_t n, gr_batch *batch)
+{
+    gr_status st = GR_OK;
+    int64_t   row = 0;
+    int       n_doc = 0;
+
+    for (; n > 0 && at < end; n--, at += context)
+        GR_TRY(append(w, at, at + context < end ? context : end - at, &row, &n_doc));
+    publish(w, row, n_doc, batch);
 out:
     return st;
 }

@@ -31,6 +31,10 @@ void      gr_windows_close(gr_windows **w);
 /** [local] Fill from n windows: start[i], length[i]; sum of lengths <= capacity. */
 gr_status gr_windows_fill(gr_windows *w, const int64_t *start, const int64_t *length, int64_t n, gr_batch *batch);
 
+/** [local] Up to n consecutive windows of `context` tokens from position `at` on, the last one cut short at `end`: how
+ * a stream is read from end to end. batch->seq.n says how many positions that were. */
+gr_status gr_windows_run(gr_windows *w, int64_t at, int64_t end, int64_t context, int64_t n, gr_batch *batch);
+
 /** [local] The same from token ids in host memory, as one document (evaluate's task: logits). No targets. */
 gr_status gr_windows_from_ids(gr_windows *w, const int32_t *ids, int64_t n, gr_batch *batch);
 

@@ -1,5 +1,4 @@
 #include "loss/token.h"
-#include <stddef.h>
 
 int64_t gr_token_tile(int64_t n, int64_t vocab)
 {

@@ -1,6 +1,5 @@
 /* The computation: forward, and backward in reverse. Formulas and shapes: model.h, docs/math.md 5.1. */
 #include "model/model.h"
-#include <stddef.h>
 
 static gr_tensor w(const gr_model *m, int64_t i)
 {

@@ -1,6 +1,5 @@
 #include "optim/optim.h"
 #include <math.h>
-#include <stddef.h>
 #include <string.h>
 
 /* Falling from 1 to min_ratio as x goes from 0 to 1. */

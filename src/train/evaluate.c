@@ -1,6 +1,5 @@
 #include "train/evaluate.h"
 #include "loss/token.h"
-#include "util/mem.h"
 #include <math.h>
 
 static gr_tensor head_of(const gr_model *m)
@@ -34,24 +33,16 @@ static gr_status run_windows(gr_tensor sum, const gr_comm *c, gr_model *model, g
     gr_status   st = GR_OK;
     gr_windows *w = NULL;
     gr_batch    batch;
-    int64_t    *start = NULL, *length = NULL, first = 0, count = 0;
+    int64_t     first = 0, count = 0;
 
     GR_TRY(gr_windows_open(&w, model->ops, shards, NULL, micro_batch * context));
-    GR_TRY(gr_alloc(&start, (uint64_t)micro_batch, sizeof *start, "windows"));
-    GR_TRY(gr_alloc(&length, (uint64_t)micro_batch, sizeof *length, "windows"));
     gr_share((tokens + context - 1) / context, gr_comm_rank(c), gr_comm_size(c), &first, &count);
     for (int64_t i = first; i < first + count; i += micro_batch) {
-        int64_t n = 0;
-        for (; n < micro_batch && i + n < first + count; n++) {
-            start[n] = (i + n) * context;
-            length[n] = start[n] + context < tokens ? context : tokens - start[n];
-        }
-        GR_TRY(gr_windows_fill(w, start, length, n, &batch));
+        const int64_t left = first + count - i;
+        GR_TRY(gr_windows_run(w, i * context, tokens, context, left < micro_batch ? left : micro_batch, &batch));
         GR_TRY(add_batch(sum, model, teacher, &batch));
     }
 out:
-    gr_free(&length);
-    gr_free(&start);
     gr_windows_close(&w);
     return st;
 }

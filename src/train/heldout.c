@@ -5,7 +5,6 @@
 struct gr_heldout {
     gr_run    *run;
     gr_shards *shards;
-    double    *layer; /* [layers] room for gr_heldout_align */
 };
 
 gr_status gr_heldout_open(gr_heldout **out, gr_run *run)
@@ -15,7 +14,6 @@ gr_status gr_heldout_open(gr_heldout **out, gr_run *run)
 
     if (!*run->cfg->heldout.shards) goto out;
     st = gr_alloc(&h, 1, sizeof *h, "held-out text");
-    if (st == GR_OK) st = gr_alloc(&h->layer, 4096, sizeof *h->layer, "held-out text");
     GR_TRY(gr_agree(run->comm, st));
     h->run = run;
     GR_TRY(gr_shards_open(&h->shards, run->comm, run->cfg->heldout.shards));
@@ -30,7 +28,6 @@ void gr_heldout_close(gr_heldout **hp)
 {
     if (!*hp) return;
     gr_shards_close(&(*hp)->shards);
-    gr_free(&(*hp)->layer);
     gr_free(hp);
 }
 
@@ -57,8 +54,7 @@ gr_status gr_heldout_align(gr_heldout *h, gr_trainer *t, gr_aligner *a)
     double           mean = 0;
 
     if (!h || !gr_trainer_heldout_due(t)) goto out;
-    GR_TRY(gr_align_measure(a, h->shards, cfg->data.context, cfg->heldout.tokens, h->layer));
-    for (int i = 0; i < gr_aligner_layers(a); i++) mean += h->layer[i] / gr_aligner_layers(a);
+    GR_TRY(gr_align_measure(a, h->shards, cfg->data.context, cfg->heldout.tokens, &mean));
     gr_log0("step %lld: held-out alignment error %.4f (mean of %d layers)", (long long)t->step, mean,
             gr_aligner_layers(a));
     gr_trainer_note(t, "heldout_loss", mean);

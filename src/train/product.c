@@ -72,6 +72,13 @@ out:
     return st;
 }
 
+static bool is_h5(const char *path)
+{
+    const size_t n = strlen(path);
+
+    return n > 3 && !strcmp(path + n - 3, ".h5");
+}
+
 /* What it is made from: the path, and the seal when that is a file of ours (a stage's directory means its weights.h5).
  */
 static gr_status describe(const char *input, char **json)
@@ -80,12 +87,10 @@ static gr_status describe(const char *input, char **json)
     char      path[GR_PATH_MAX];
     gr_seal   seal = {.id = ""};
     json_t   *o = NULL;
-    size_t    n;
 
     GR_TRY(gr_path(path, "%s/weights.h5", input));
     if (!gr_exists(path)) GR_TRY(gr_path(path, "%s", input));
-    n = strlen(path);
-    if (n > 3 && !strcmp(path + n - 3, ".h5")) GR_TRY(gr_seal_read(path, "weights", &seal));
+    if (is_h5(path)) GR_TRY(gr_seal_read(path, "weights", &seal));
     o = json_pack("{s:{s:s, s:s}}", "from", "path", path, "seal", seal.id);
     GR_TRY(gr_json_dump(o, 0, json));
 out:
@@ -95,11 +100,10 @@ out:
 
 gr_status gr_product_open(gr_product *p, const gr_run *run, const char *input)
 {
-    gr_status    st = GR_OK;
-    const char  *out = run->cfg->run.out;
-    const size_t n = strlen(out);
-    const bool   file = n > 3 && !strcmp(out + n - 3, ".h5");
-    char         dir[GR_PATH_MAX];
+    gr_status   st = GR_OK;
+    const char *out = run->cfg->run.out;
+    const bool  file = is_h5(out);
+    char        dir[GR_PATH_MAX];
 
     memset(p, 0, sizeof *p);
     GR_CHECK0(!file || !strstr(gr_program_find(run->program)->sections, "checkpoint"), GR_ERR_CONFIG,

@@ -1,5 +1,4 @@
 #include "train/steps.h"
-#include <stddef.h>
 #include "util/mem.h"
 
 struct gr_aligner {
@@ -27,12 +26,13 @@ gr_status gr_aligner_open(gr_aligner **out, gr_trainer *t, gr_model *teacher)
               "teacher (%d layers of %d, %lld tokens) and student (%d layers of %d, %lld tokens) have different shapes",
               teacher->spec.n_layer, teacher->spec.hidden, (long long)teacher->spec.vocab, layers, m->spec.hidden,
               (long long)m->spec.vocab);
-    GR_TRY(gr_alloc(&a, 1, sizeof *a, "aligner"));
+    st = gr_alloc(&a, 1, sizeof *a, "aligner");
+    if (st == GR_OK) st = gr_alloc(&a->place, (uint64_t)layers, sizeof *a->place, "aligner");
+    if (st == GR_OK) st = gr_alloc(&a->error, (uint64_t)layers, sizeof *a->error, "aligner");
+    if (st == GR_OK) st = gr_alloc(&a->id, (uint64_t)layers, sizeof *a->id, "aligner");
+    GR_TRY(gr_agree(t->run->comm, st));
     a->t = t;
     a->teacher = teacher;
-    GR_TRY(gr_alloc(&a->place, (uint64_t)layers, sizeof *a->place, "aligner"));
-    GR_TRY(gr_alloc(&a->error, (uint64_t)layers, sizeof *a->error, "aligner"));
-    GR_TRY(gr_alloc(&a->id, (uint64_t)layers, sizeof *a->id, "aligner"));
     for (int i = 0; i < layers; i++) {
         a->place[i] = m->at.block[i].mixer_first >= 0 ? a->n++ : -1;
         if (a->place[i] >= 0) a->id[a->place[i]] = i;
@@ -95,13 +95,13 @@ out:
     return st;
 }
 
-/* The normalised error of each layer from the reduced sums; returns their mean. */
-static double errors_of(const gr_aligner *a, double *layer)
+/* The normalised error of each layer from the reduced sums, into a->error; returns their mean. */
+static double errors_of(gr_aligner *a)
 {
     const double *s = a->t->host_sum;
     double        mean = 0;
 
-    for (int i = 0; i < a->n; i++) mean += (layer[i] = s[2 * i] / s[2 * i + 1]) / a->n;
+    for (int i = 0; i < a->n; i++) mean += (a->error[i] = s[2 * i] / s[2 * i + 1]) / a->n;
     return mean;
 }
 
@@ -130,7 +130,7 @@ gr_status gr_align_step(gr_aligner *a, gr_loader *loader, gr_step *done)
         if (t->local == GR_OK) t->local = teach(a, &batch, true);
     }
     GR_TRY(gr_trainer_reduce(t, &done->stop));
-    done->loss = errors_of(a, a->error);
+    done->loss = errors_of(a);
     done->ce = done->kl = 0;
     done->tokens = gr_loader_step_tokens(loader);
     done->n_layer = a->n;
@@ -142,7 +142,7 @@ out:
     return st;
 }
 
-gr_status gr_align_measure(gr_aligner *a, gr_shards *shards, int64_t context, int64_t limit, double *layer)
+gr_status gr_align_measure(gr_aligner *a, gr_shards *shards, int64_t context, int64_t limit, double *mean)
 {
     gr_status     st = GR_OK;
     gr_trainer   *t = a->t;
@@ -156,12 +156,11 @@ gr_status gr_align_measure(gr_aligner *a, gr_shards *shards, int64_t context, in
     gr_share((tokens + context - 1) / context, gr_comm_rank(t->run->comm), gr_comm_size(t->run->comm), &first, &count);
     if (t->local == GR_OK) t->local = gr_windows_open(&w, t->ops, shards, NULL, context);
     for (int64_t i = first; i < first + count && t->local == GR_OK; i++) {
-        const int64_t start = i * context, length = start + context < tokens ? context : tokens - start;
-        t->local = gr_windows_fill(w, &start, &length, 1, &batch);
+        t->local = gr_windows_run(w, i * context, tokens, context, 1, &batch);
         if (t->local == GR_OK) t->local = teach(a, &batch, false);
     }
     GR_TRY(gr_trainer_reduce(t, &stop));
-    errors_of(a, layer);
+    *mean = errors_of(a);
 out:
     gr_windows_close(&w);
     return st;

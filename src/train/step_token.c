@@ -1,6 +1,5 @@
 #include "loss/token.h"
 #include "train/steps.h"
-#include <stddef.h>
 
 /* Forward, loss and backward of one micro-batch; sums and gradients are added to what is there. */
 static gr_status learn(gr_trainer *t, const gr_batch *b, double kl)

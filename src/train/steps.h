@@ -32,8 +32,8 @@ int gr_aligner_layers(const gr_aligner *a);
  * Source  Bick et al. 2024, arXiv:2408.10189, stage 2, normalised per layer (docs/math.md 8.3). */
 gr_status gr_align_step(gr_aligner *a, gr_loader *loader, gr_step *done);
 
-/** [collective] The same errors on held-out text, without learning; layer[gr_aligner_layers]. */
-gr_status gr_align_measure(gr_aligner *a, gr_shards *shards, int64_t context, int64_t limit, double *layer);
+/** [collective] The mean of these errors over the layers, on held-out text, without learning. */
+gr_status gr_align_measure(gr_aligner *a, gr_shards *shards, int64_t context, int64_t limit, double *mean);
 
 GR_C_END
 #endif

@@ -18,7 +18,6 @@ typedef struct scribe {
     int32_t       *id_host;      /* [span, k] of the file being made         */
     float         *lp_host, *tail_host;
     int64_t        micro_batch;
-    int64_t       *start, *length;
 } scribe;
 
 static gr_status scribe_open(scribe *w, gr_run *run, gr_model *model, gr_shards *shards)
@@ -46,8 +45,6 @@ static gr_status scribe_open(scribe *w, gr_run *run, gr_model *model, gr_shards 
     GR_TRY(gr_alloc(&w->id_host, span * (uint64_t)k, sizeof *w->id_host, "predictions"));
     GR_TRY(gr_alloc(&w->lp_host, span * (uint64_t)k, sizeof *w->lp_host, "predictions"));
     GR_TRY(gr_alloc(&w->tail_host, span, sizeof *w->tail_host, "predictions"));
-    GR_TRY(gr_alloc(&w->start, (uint64_t)w->micro_batch, sizeof *w->start, "windows"));
-    GR_TRY(gr_alloc(&w->length, (uint64_t)w->micro_batch, sizeof *w->length, "windows"));
 out:
     return st;
 }
@@ -55,8 +52,6 @@ out:
 static void scribe_close(scribe *w)
 {
     if (!w->run) return;
-    gr_free(&w->length);
-    gr_free(&w->start);
     gr_free(&w->tail_host);
     gr_free(&w->lp_host);
     gr_free(&w->id_host);
@@ -66,8 +61,8 @@ static void scribe_close(scribe *w)
     gr_windows_close(&w->windows);
 }
 
-/* Predictions of a micro-batch into rows [at, at + n) of the file's buffers. */
-static gr_status predict(scribe *w, int64_t n_window, int64_t at)
+/* Predictions of a micro-batch, positions from `from` on, into rows [at, at + *rows) of the file's buffers. */
+static gr_status predict(scribe *w, int64_t from, int64_t end, int64_t at, int64_t *rows)
 {
     gr_status     st = GR_OK;
     const gr_ops *op = w->run->ops;
@@ -77,8 +72,8 @@ static gr_status predict(scribe *w, int64_t n_window, int64_t at)
     gr_batch      b;
     gr_tensor     h;
 
-    GR_TRY(gr_windows_fill(w->windows, w->start, w->length, n_window, &b));
-    n = b.seq.n;
+    GR_TRY(gr_windows_run(w->windows, from, end, w->spec.context, w->micro_batch, &b));
+    n = *rows = b.seq.n;
     GR_TRY(gr_model_forward(m, b.ids, &b.seq, false, NULL, NULL, &h));
     GR_TRY(gr_token_top_k(op, m->scratch, gr_rows(w->id, 0, n), gr_rows(w->lp, 0, n), gr_rows(w->tail, 0, n), h,
                           m->params->p[m->at.head].value));
@@ -97,16 +92,9 @@ static gr_status make_file(scribe *w, int64_t i)
                   end = first + w->spec.span < w->spec.tokens ? first + w->spec.span : w->spec.tokens;
     const char *dir = w->run->cfg->run.out;
 
-    for (int64_t at = first; at < end;) {
-        int64_t n = 0, rows = 0;
-        for (; n < w->micro_batch && at + rows < end; n++) {
-            w->start[n] = at + rows;
-            w->length[n] = end - w->start[n] < w->spec.context ? end - w->start[n] : w->spec.context;
-            rows += w->length[n];
-        }
-        GR_TRY(predict(w, n, at - first));
-        at += rows;
-        gr_progress(w->run, "teacher", at - first + i * w->spec.span, w->spec.tokens, NULL);
+    for (int64_t at = first, rows = 0; at < end; at += rows) {
+        GR_TRY(predict(w, at, end, at - first, &rows));
+        gr_progress(w->run, "teacher", at + rows, w->spec.tokens, NULL);
     }
     GR_TRY(gr_logits_write(dir, &w->spec, i, end - first, w->id_host, w->lp_host, w->tail_host, w->run->config_text));
 out:

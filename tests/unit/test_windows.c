@@ -60,6 +60,15 @@ int main(void)
                2); /* the end of the stream has no next token */
     gr_batch b;
     CHECK(gr_windows_fill(w, (int64_t[]){0}, (int64_t[]){201}, 1, &b) == GR_ERR_ARG, "more than there is room for");
+
+    /* end to end: 60, 60 and the rest, 11, cut at the end of the range and not at the room or the stream */
+    static int32_t once[131];
+    CHECK(gr_windows_fill(w, (int64_t[]){450, 510, 570}, (int64_t[]){60, 60, 11}, 3, &b) == GR_OK, "fill");
+    memcpy(once, b.ids.data, sizeof once);
+    const int n_doc = b.seq.n_doc;
+    CHECK(gr_windows_run(w, 450, 581, 60, 5, &b) == GR_OK && b.seq.n == 131 && b.seq.n_doc == n_doc, "run");
+    CHECK(!memcmp(once, b.ids.data, sizeof once), "run and fill differ");
+    CHECK(gr_windows_run(w, 450, 581, 60, 2, &b) == GR_OK && b.seq.n == 120, "two windows of three");
     gr_windows_close(&w);
 
     /* One epoch of the loader visits every window once; another epoch in another order; another context, other windows.
