@@ -1,6 +1,7 @@
 #include "store/checkpoint.h"
 #include "store/checkpoint_room.h"
 #include "store/h5.h"
+#include "store/lock.h"
 #include "store/manifest.h"
 #include "store/seal.h"
 #include "util/crc32c.h"
@@ -13,15 +14,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/file.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <time.h>
 #include <unistd.h>
 
 enum {
-    LOCK_TRIES = 100, /* ten seconds: the ranks of a killed mpirun live one or two */
-    LOCK_PAUSE_MS = 100,
     READ_BACK = 16 << 20, /* bytes per piece read back        */
     PER_PIECE = 2048,     /* file space beside the data: HDF5 headers, manifest */
     PER_SHARD = 16384
@@ -89,51 +87,6 @@ out:
 
 /* ---- the directory ----------------------------------------------------------------------------- */
 
-/* Try once. *fd stays -1 when somebody else has the lock; `holder` is then what he wrote into it. */
-static gr_status try_lock(const char *path, int *fd, char holder[256])
-{
-    gr_status   st = GR_OK;
-    struct stat mine, there;
-    ssize_t     n;
-    int         file;
-
-    file = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0666);
-    GR_CHECK(file >= 0, GR_ERR_IO, "%s: %s", path, strerror(errno));
-    if (!flock(file, LOCK_EX | LOCK_NB)) {
-        /* Had someone removed the file, two runs could each lock their own. */
-        if (!fstat(file, &mine) && !stat(path, &there) && mine.st_ino == there.st_ino && mine.st_dev == there.st_dev) {
-            *fd = file;
-            file = -1;
-        }
-    } else {
-        GR_CHECK(errno == EWOULDBLOCK || errno == EINTR, GR_ERR_IO, "%s: flock: %s", path, strerror(errno));
-        n = pread(file, holder, 255, 0);
-        holder[n > 0 ? n : 0] = 0;
-        holder[strcspn(holder, "\n")] = 0;
-    }
-out:
-    if (file >= 0) close(file);
-    return st;
-}
-
-static gr_status take_lock(gr_ckpt_dir *d)
-{
-    gr_status             st = GR_OK;
-    char                  path[GR_PATH_MAX], holder[256] = "";
-    const struct timespec pause = {0, LOCK_PAUSE_MS * 1000000L};
-
-    GR_TRY(gr_path(path, "%s/.lock", d->path));
-    for (int i = 0; i < LOCK_TRIES; i++) {
-        GR_TRY(try_lock(path, &d->lock, holder));
-        if (d->lock >= 0) goto out;
-        if (i == 0) gr_log("%s: waiting for the lock, held by %s", d->path, holder);
-        nanosleep(&pause, NULL);
-    }
-    GR_FAIL(GR_LOCKED, "%s: another run works here: %s", d->path, holder);
-out:
-    return st;
-}
-
 /* The attempt that owns the directory, in counted memory; "" when there was none. */
 static gr_status read_attempt(const gr_ckpt_dir *d, char **attempt)
 {
@@ -155,25 +108,34 @@ out:
 static gr_status new_attempt(gr_ckpt_dir *d)
 {
     gr_status       st = GR_OK;
-    char           *old = NULL, path[GR_PATH_MAX], host[64] = "?", when[32] = "?", text[256];
+    char           *old = NULL, path[GR_PATH_MAX];
     int64_t         generation = 0;
     struct timespec now = {0};
-    struct tm       utc;
 
     clock_gettime(CLOCK_REALTIME, &now);
-    gethostname(host, sizeof host - 1);
-    if (gmtime_r(&now.tv_sec, &utc)) strftime(when, sizeof when, "%Y-%m-%dT%H:%M:%SZ", &utc);
     GR_TRY(read_attempt(d, &old));
     if (sscanf(old, "%18" SCNd64, &generation) != 1 || generation < 0) generation = 0;
     snprintf(d->attempt, sizeof d->attempt, "%" PRId64 "-%ld-%" PRIx64, generation + 1, (long)getpid(),
              (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000);
     GR_TRY(gr_path(path, "%s/.generation", d->path));
     GR_TRY(gr_write_file(path, d->attempt, strlen(d->attempt)));
-    snprintf(text, sizeof text, "host %s, pid %ld, since %s, attempt %s\n", host, (long)getpid(), when, d->attempt);
-    GR_CHECK(!ftruncate(d->lock, 0), GR_ERR_IO, "%s/.lock: %s", d->path, strerror(errno));
-    GR_TRY(gr_pwrite_all(d->lock, text, strlen(text), 0, ".lock"));
 out:
     gr_free(&old);
+    return st;
+}
+
+/* [rank 0] Take the directory, and say so in the lock. */
+static gr_status take(gr_ckpt_dir *d)
+{
+    gr_status st = GR_OK;
+    char      path[GR_PATH_MAX], note[80];
+
+    GR_TRY(gr_path(path, "%s/.lock", d->path));
+    GR_TRY(gr_lock_take(&d->lock, path));
+    GR_TRY(new_attempt(d));
+    snprintf(note, sizeof note, "attempt %s", d->attempt);
+    GR_TRY(gr_lock_sign(d->lock, path, note));
+out:
     return st;
 }
 
@@ -208,8 +170,7 @@ gr_status gr_ckpt_dir_open(gr_ckpt_dir **out, const gr_comm *c, const char *path
     }
     if (gr_comm_rank(c) == 0) {
         if (st == GR_OK) st = gr_mkdirs(path);
-        if (st == GR_OK) st = take_lock(d);
-        if (st == GR_OK) st = new_attempt(d);
+        if (st == GR_OK) st = take(d);
         if (st == GR_OK) st = remove_garbage(d);
     }
     GR_TRY(gr_agree(c, st));
@@ -224,7 +185,7 @@ out:
 void gr_ckpt_dir_close(gr_ckpt_dir **d)
 {
     if (!*d) return;
-    if ((*d)->lock >= 0) close((*d)->lock); /* and with it the lock */
+    gr_lock_close(&(*d)->lock);
     gr_free(d);
 }
 
