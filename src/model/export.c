@@ -205,38 +205,9 @@ out:
 
 /* ---- the whole ------------------------------------------------------------------------------------------- */
 
-/* What the directory says of itself, in graft.json: written last but one, compared when export runs again. */
-static json_t *identity(const gr_cfg_export *cfg, const gr_weights *from)
-{
-    return json_pack("{s:s, s:s, s:I}", "weights", gr_weights_seal(from), "dtype", cfg->dtype, "shard_mib",
-                     (json_int_t)cfg->shard_mib);
-}
-
-/* Does `dir` hold this very export? */
-static gr_status exported(const char *dir, const json_t *mark, bool *done)
+static gr_status prepare(exporter *ex, const gr_cfg_export *cfg, gr_model_spec *spec, const gr_mixer ***mixer)
 {
     gr_status st = GR_OK;
-    char      path[GR_PATH_MAX];
-    json_t   *there = NULL;
-
-    *done = false;
-    if (!gr_exists(dir)) goto out;
-    GR_TRY(gr_path(path, "%s/graft.json", dir));
-    GR_CHECK(gr_exists(path), GR_ERR_CONFIG, "%s exists and is no export of Graft's; choose another run.out", dir);
-    GR_TRY(gr_json_load(path, &there));
-    GR_CHECK(json_equal(there, mark), GR_ERR_CONFIG,
-             "%s holds another export (other weights, or other options); choose another run.out, or remove it", dir);
-    *done = true;
-out:
-    json_decref(there);
-    return st;
-}
-
-static gr_status prepare(exporter *ex, const gr_cfg_export *cfg, const char *dir, char *tmp, gr_model_spec *spec,
-                         const gr_mixer ***mixer)
-{
-    gr_status st = GR_OK;
-    char      parent[GR_PATH_MAX];
 
     ex->convert = strcmp(cfg->dtype, "as_stored") != 0;
     ex->dtype = strcmp(cfg->dtype, "bf16") ? GR_F32 : GR_BF16;
@@ -247,12 +218,6 @@ static gr_status prepare(exporter *ex, const gr_cfg_export *cfg, const char *dir
     GR_TRY(gr_model_spec_parse(spec, gr_weights_config_json(ex->from), gr_weights_path(ex->from)));
     GR_TRY(gr_alloc(mixer, (uint64_t)spec->n_layer, sizeof(void *), "pattern"));
     GR_TRY(gr_pattern_parse(gr_weights_pattern(ex->from), spec->n_layer, *mixer));
-    GR_TRY(gr_path(tmp, "%s.partial", dir));
-    if (gr_comm_rank(ex->c) == 0) {
-        GR_TRY(gr_dirname(parent, dir));
-        GR_TRY(gr_remove_tree(tmp));
-        GR_TRY(gr_mkdirs(tmp));
-    }
 out:
     return st;
 }
@@ -263,34 +228,14 @@ gr_status gr_export(const gr_comm *c, const char *weights, const gr_cfg_export *
     exporter         ex = {.c = c};
     gr_model_spec    spec;
     const gr_mixer **mixer = NULL;
-    char             tmp[GR_PATH_MAX] = "";
-    int64_t          done = 0;
-    json_t          *mark = NULL;
 
     GR_TRY(gr_weights_open(&ex.from, c, weights));
-    mark = identity(cfg, ex.from);
-    if (gr_comm_rank(c) == 0) {
-        bool same = false;
-        st = exported(dir, mark, &same);
-        done = same;
-    }
+    GR_TRY(gr_agree(c, prepare(&ex, cfg, &spec, &mixer)));
+    for (int f = 0; f < ex.n_file; f++) GR_TRY(write_file(&ex, dir, f));
+    if (gr_comm_rank(c) == 0) st = write_small(&ex, dir, &spec, mixer);
     GR_TRY(gr_agree(c, st));
-    gr_max_i64(c, &done, 1);
-    if (done) {
-        gr_log0("%s is complete: nothing to do", dir);
-        goto out;
-    }
-    GR_TRY(gr_agree(c, prepare(&ex, cfg, dir, tmp, &spec, &mixer)));
-    for (int f = 0; f < ex.n_file; f++) GR_TRY(write_file(&ex, tmp, f));
-    if (gr_comm_rank(c) == 0) {
-        st = write_small(&ex, tmp, &spec, mixer);
-        if (st == GR_OK) st = write_json(mark, tmp, "graft.json");
-        if (st == GR_OK) st = gr_publish(tmp, dir);
-    }
-    GR_TRY(gr_agree(c, st));
-    gr_log0("wrote %s: %lld tensors in %d file%s", dir, (long long)ex.n, ex.n_file, ex.n_file == 1 ? "" : "s");
+    gr_log0("wrote %lld tensors in %d file%s", (long long)ex.n, ex.n_file, ex.n_file == 1 ? "" : "s");
 out:
-    json_decref(mark);
     gr_free(&mixer);
     gr_free(&ex.piece);
     gr_free(&ex.file);

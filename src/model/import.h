@@ -21,9 +21,8 @@ gr_status gr_import(const gr_comm *c, const char *dir, const char *out, const gr
 gr_status gr_convert(const gr_comm *c, const char *weights, const gr_cfg_convert *convert, const gr_cfg_mixer *mixer,
                      const char *out, const gr_provenance *by);
 
-/** [collective] Write an HF directory: config.json, tokenizer.json, *.safetensors of at most shard_mib (with an index
- * when there are several), and graft.json, which says what it was made from: a second call finds it complete. The
- * directory appears by one rename. GR_ERR_CONFIG: it holds something else. */
+/** [collective] Write an HF model into `dir`, which exists: config.json, tokenizer.json, *.safetensors of at most
+ * shard_mib (with an index when there are several). */
 gr_status gr_export(const gr_comm *c, const char *weights, const gr_cfg_export *cfg, const char *dir);
 
 GR_C_END

@@ -378,7 +378,7 @@ gr_status gr_h5_commit(gr_h5 **pf)
 
     *pf = NULL;
     GR_TRY(finish(f));
-    GR_TRY(gr_seal_publish(NULL, f->tmp, f->path, f->kind));
+    GR_TRY(gr_seal_publish(NULL, f->tmp, f->path, f->kind, ""));
 out:
     gr_h5_close(&f);
     return st;
@@ -464,7 +464,7 @@ out:
 
 gr_status gr_h5_commit_shared(const gr_comm *c, const char *tmp, const char *path, const char *kind)
 {
-    return gr_seal_publish(c, tmp, path, kind);
+    return gr_seal_publish(c, tmp, path, kind, "");
 }
 
 void gr_h5_abandon_shared(const gr_comm *c, const char *tmp)

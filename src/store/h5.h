@@ -2,7 +2,7 @@
  *
  * A Graft file is a valid HDF5 file with a 512-byte user block that seals it:
  *
- *     GRAFT <format> <kind> bytes=<n> crc32c=<8 hex>\n          padded with zero bytes
+ *     GRAFT <format> <kind> bytes=<n> [content=<16 hex> ]crc32c=<8 hex>\n          padded with zero bytes
  *
  * The checksum covers every byte of the file, in 16 MiB blocks that ranks verify in parallel
  * (definition: store/seal.h). It is checked before HDF5 sees the file, because HDF5 itself detects
@@ -94,6 +94,9 @@ gr_status gr_h5_open_known(gr_h5 **f, const char *path, const char *kind, const 
 /** [local] The seal of a file open for reading ("" for writing): identifies its content, 16 hex digits of bytes and
  * crc. Of a file that is not open: gr_seal_read (store/seal.h). */
 const char *gr_h5_seal_of(const gr_h5 *f);
+
+/** [local] What its seal says of the content (store/seal.h), else the seal itself: 16 hex digits. */
+const char *gr_h5_content_of(const gr_h5 *f);
 
 /** [local] Names of all datasets, sorted bytewise, those of long strings aside; the array and names belong to the file.
  */

@@ -106,6 +106,11 @@ const char *gr_h5_seal_of(const gr_h5 *f)
     return f->seal.id;
 }
 
+const char *gr_h5_content_of(const gr_h5 *f)
+{
+    return *f->seal.content ? f->seal.content : f->seal.id;
+}
+
 gr_status gr_h5_names(gr_h5 *f, const char *const **names, int64_t *n)
 {
     gr_status st = GR_OK;

@@ -76,6 +76,12 @@ out:
     return st;
 }
 
+void gr_lock_remove(int *lock, const char *path)
+{
+    if (*lock >= 0) unlink(path); /* first: it is still ours */
+    gr_lock_close(lock);
+}
+
 void gr_lock_close(int *lock)
 {
     if (*lock >= 0) close(*lock);

@@ -18,5 +18,8 @@ gr_status gr_lock_sign(int lock, const char *path, const char *note);
 /** Let go; -1 is fine, and is what *lock becomes. */
 void gr_lock_close(int *lock);
 
+/** Let go, and remove the file: whoever waits for it sees that, and locks a new one. */
+void gr_lock_remove(int *lock, const char *path);
+
 GR_C_END
 #endif

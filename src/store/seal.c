@@ -11,7 +11,12 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { FORMAT = 1, BLOCK = 16 << 20, PIECE = 1 << 20 /* read at once: stays in the cache */ };
+enum {
+    FORMAT = 2,
+    BLOCK = 16 << 20,
+    PIECE = 1 << 20,     /* read at once: stays in the cache      */
+    CONTENT = 8 + 16 + 1 /* bytes of "content=<16 hex> "          */
+};
 
 #define KIND_CHARS "abcdefghijklmnopqrstuvwxyz0123456789_-"
 
@@ -21,7 +26,8 @@ static int compose(const gr_seal *s, char text[GR_SEAL_BYTES])
     int n;
 
     memset(text, 0, GR_SEAL_BYTES);
-    n = snprintf(text, GR_SEAL_BYTES, "GRAFT %d %s bytes=%" PRIu64 " crc32c=", FORMAT, s->kind, s->bytes);
+    n = snprintf(text, GR_SEAL_BYTES, "GRAFT %d %s bytes=%" PRIu64 " %s%s%scrc32c=", FORMAT, s->kind, s->bytes,
+                 *s->content ? "content=" : "", s->content, *s->content ? " " : "");
     snprintf(text + n, (size_t)(GR_SEAL_BYTES - n), "%08" PRIx32 "\n", s->crc);
     return n;
 }
@@ -33,13 +39,17 @@ static gr_status parse(const char text[GR_SEAL_BYTES], const char *path, gr_seal
     gr_seal      s = {0};
     char         line[GR_SEAL_BYTES + 1] = "", again[GR_SEAL_BYTES];
     unsigned int format = 0;
+    int          at = 0;
 
     memcpy(line, text, GR_SEAL_BYTES);
     GR_CHECK(sscanf(line, "GRAFT %9u ", &format) == 1, GR_ERR_INPUT, "%s: not a Graft file (no GRAFT header)", path);
     GR_CHECK(format == FORMAT, GR_ERR_INPUT, "%s: format %u, this Graft reads format %d", path, format, FORMAT);
-    GR_CHECK(sscanf(line, "GRAFT %*9u %32[" KIND_CHARS "] bytes=%19" SCNu64 " crc32c=%8" SCNx32, s.kind, &s.bytes,
-                    &s.crc) == 3,
+    GR_CHECK(sscanf(line, "GRAFT %*9u %32[" KIND_CHARS "] bytes=%19" SCNu64 " %n", s.kind, &s.bytes, &at) == 2 &&
+                 at > 0,
              GR_ERR_INPUT, "%s: the GRAFT header is damaged: \"%.80s\"", path, line);
+    if (sscanf(line + at, "content=%16[0-9a-f] ", s.content) == 1) at += CONTENT;
+    GR_CHECK(sscanf(line + at, "crc32c=%8" SCNx32, &s.crc) == 1, GR_ERR_INPUT,
+             "%s: the GRAFT header is damaged: \"%.80s\"", path, line);
     compose(&s, again);
     GR_CHECK(!memcmp(text, again, GR_SEAL_BYTES), GR_ERR_INPUT, "%s: the first %d bytes (GRAFT header) are damaged",
              path, GR_SEAL_BYTES);
@@ -184,7 +194,7 @@ out:
     return st;
 }
 
-gr_status gr_seal_publish(const gr_comm *c, const char *tmp, const char *path, const char *kind)
+gr_status gr_seal_publish(const gr_comm *c, const char *tmp, const char *path, const char *kind, const char *content)
 {
     gr_status    st = GR_OK;
     const int    rank = gr_comm_rank(c);
@@ -199,6 +209,7 @@ gr_status gr_seal_publish(const gr_comm *c, const char *tmp, const char *path, c
     GR_TRY(gr_agree(c, st));
 
     memcpy(s.kind, kind, n_kind);
+    snprintf(s.content, sizeof s.content, "%s", content);
     st = open_complete(tmp, &s, &fd);
     GR_TRY(gr_agree(c, st));
     gr_bcast(c, &s.bytes, sizeof s.bytes, 0);

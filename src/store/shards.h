@@ -65,8 +65,8 @@ void      gr_shards_close(gr_shards **s);
 const gr_corpus *gr_shards_corpus(const gr_shards *s);
 int64_t          gr_shards_tokens(const gr_shards *s);
 int64_t          gr_shards_documents(const gr_shards *s);
-const char      *gr_shards_digest(
-         const gr_shards *s); /**< identifies the content, whatever path or configuration made it: 16 hex digits */
+const char      *gr_shards_digest(const gr_shards *s); /**< identifies the content, whatever path or configuration made
+                                                        it: 16 hex digits; "content" in the index */
 
 /** [local] Stream positions [first, first + n). tokens, loss_mask, doc_start: [n], host memory, any may be NULL;
  * doc_start[i] is 1 where a document begins. */

@@ -1,13 +1,17 @@
 #include "store/weights.h"
 #include "store/finite.h"
 #include "store/h5.h"
+#include "store/seal.h"
 #include "util/fs.h"
 #include "util/json.h"
 #include "util/mem.h"
 #include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#define XXH_INLINE_ALL
+#include <xxhash.h>
 
 #define KIND "weights"
 
@@ -152,9 +156,9 @@ const char *gr_weights_path(const gr_weights *w)
     return w->path;
 }
 
-const char *gr_weights_seal(const gr_weights *w)
+const char *gr_weights_content(const gr_weights *w)
 {
-    return gr_h5_seal_of(w->f);
+    return gr_h5_content_of(w->f);
 }
 
 const char *gr_weights_config_json(const gr_weights *w)
@@ -286,6 +290,61 @@ out:
     return st;
 }
 
+/* ---- the content, as defined in weights.h: a sum of hashes, in whatever order, by whatever rank -------- */
+
+static uint64_t seed_of(const gr_tensor_info *t)
+{
+    return XXH3_64bits(t->name, strlen(t->name));
+}
+
+static uint64_t hash_text(uint64_t sum, const char *s)
+{
+    return XXH3_64bits_withSeed(text_of(s), strlen(text_of(s)), sum);
+}
+
+static uint64_t hash_rows(const gr_tensor_info *t, int64_t first, int64_t count, const void *data)
+{
+    const int64_t row = row_bytes(t);
+    uint64_t      sum = 0;
+
+    for (int64_t r = 0; r < count; r++)
+        sum += XXH3_64bits_withSeed((const char *)data + r * row, (size_t)row, seed_of(t) + (uint64_t)(first + r));
+    return sum;
+}
+
+/* All but the rows. */
+static uint64_t hash_plan(const gr_weights_plan *plan)
+{
+    uint64_t sum = hash_text(hash_text(hash_text(0, plan->config_json), plan->tokenizer_json), plan->pattern);
+
+    for (int64_t i = 0; i < plan->n; i++) {
+        const gr_tensor_info *t = &plan->tensor[i];
+        int64_t               shape[2 + GR_MAX_DIM] = {(int64_t)t->dtype, t->rank};
+
+        for (int d = 0; d < t->rank; d++) shape[2 + d] = t->dim[d];
+        sum += XXH3_64bits_withSeed(shape, sizeof shape, ~seed_of(t));
+    }
+    return sum;
+}
+
+/* [collective] From the sums of all ranks' rows. */
+static gr_status content_of(const gr_comm *c, const gr_weights_plan *plan, uint64_t mine, char content[17])
+{
+    gr_status st = GR_OK;
+    uint64_t *sum = NULL, all = hash_plan(plan);
+
+    GR_TRY(gr_agree(c, gr_alloc(&sum, (uint64_t)gr_comm_size(c), sizeof *sum, "content of the ranks")));
+    gr_allgather(c, &mine, sizeof mine, sum);
+    for (int r = 0; r < gr_comm_size(c); r++) all += sum[r];
+    snprintf(content, 17, "%016" PRIx64, all);
+    gr_bcast(c, content, 17, 0); /* rank 0 wrote the texts */
+out:
+    gr_free(&sum);
+    return st;
+}
+
+/* ---- the data ------------------------------------------------------------------------------------------ */
+
 /* Rows of a tensor whose first byte, counted through all tensors, lies in [lo, hi). `at` is the tensor's own first
  * byte. So every row belongs to exactly one rank, and a tensor may be split. */
 static void rows_between(const gr_tensor_info *t, int64_t at, int64_t lo, int64_t hi, int64_t *first, int64_t *last)
@@ -298,9 +357,9 @@ static void rows_between(const gr_tensor_info *t, int64_t at, int64_t lo, int64_
     if (*last > rows) *last = rows;
 }
 
-/* [local] This rank's share of the data. */
+/* [local] This rank's share of the data; *hash is the sum over its rows. */
 static gr_status write_share(const gr_comm *c, const char *tmp, const gr_h5_slot *slot, const gr_weights_plan *plan,
-                             int64_t total, gr_tensor_source source, void *user, void *piece)
+                             int64_t total, gr_tensor_source source, void *user, void *piece, uint64_t *hash)
 {
     gr_status st = GR_OK;
     int64_t   lo, mine, at = 0, first, last, k;
@@ -316,6 +375,7 @@ static gr_status write_share(const gr_comm *c, const char *tmp, const gr_h5_slot
             GR_TRY(source(user, i, r, k, piece));
             GR_TRY(check_finite(tmp, t, t->dtype, r, k, piece, GR_ERR_NUMERIC));
             GR_TRY(gr_h5_put(tmp, &slot[i], (uint64_t)(r * row), piece, (uint64_t)(k * row)));
+            *hash += hash_rows(t, r, k, piece);
         }
         at += row * rows_of(t);
     }
@@ -330,8 +390,9 @@ gr_status gr_weights_write(const gr_comm *c, const char *path, const gr_weights_
     gr_h5      *f = NULL;
     gr_h5_slot *slot = NULL;
     void       *piece = NULL;
-    char        tmp[GR_PATH_MAX];
+    char        tmp[GR_PATH_MAX], content[17];
     int64_t     total = 0, piece_bytes = 0;
+    uint64_t    hash = 0;
 
     st = measure(plan, &total, &piece_bytes);
     if (st == GR_OK) st = gr_alloc(&slot, (uint64_t)plan->n, sizeof *slot, "slots of tensors");
@@ -341,13 +402,14 @@ gr_status gr_weights_write(const gr_comm *c, const char *path, const gr_weights_
 
     GR_TRY(gr_h5_share(c, &f, tmp, slot, plan->n));
     st = gr_fault(c, "weights");
-    if (st == GR_OK) st = write_share(c, tmp, slot, plan, total, source, user, piece);
+    if (st == GR_OK) st = write_share(c, tmp, slot, plan, total, source, user, piece, &hash);
     st = gr_agree(c, st);
+    if (st == GR_OK) st = content_of(c, plan, hash, content);
     if (st != GR_OK) {
         gr_h5_abandon_shared(c, tmp);
         goto out;
     }
-    GR_TRY(gr_h5_commit_shared(c, tmp, path, KIND));
+    GR_TRY(gr_seal_publish(c, tmp, path, KIND, content)); /* as gr_h5_commit_shared, with the content */
 out:
     gr_h5_close(&f);
     gr_free(&slot);

@@ -3,7 +3,11 @@
  * One dataset per tensor under its canonical (HuggingFace / hybrid-model-factory) name, row-major, full shape, in the
  * type of the source (F32, BF16, F16). Attributes: config_json (the source's config.json, verbatim), tokenizer_json
  * (may be empty), pattern (mixer names, one per layer, comma-separated), config (resolved configuration of the program
- * that wrote it), program, version, commit, created, inputs (JSON: what it was made from, path and seal).
+ * that wrote it), program, version, commit, created, inputs (JSON: what it was made from, path and content).
+ *
+ * Two files of the same content are the same model: name, type, shape and every row of every tensor, config_json,
+ * tokenizer_json and pattern. Who wrote it, when and from what does not count. The content is a 64-bit sum of hashes,
+ * so ranks can share its computation; it is in the seal (store/seal.h), under its checksum.
  */
 #ifndef GR_STORE_WEIGHTS_H
 #define GR_STORE_WEIGHTS_H
@@ -35,7 +39,7 @@ gr_status gr_weights_open(gr_weights **w, const gr_comm *c, const char *path);
 void      gr_weights_close(gr_weights **w);
 
 const char *gr_weights_path(const gr_weights *w);
-const char *gr_weights_seal(const gr_weights *w);
+const char *gr_weights_content(const gr_weights *w); /**< identifies the model: 16 hex digits */
 const char *gr_weights_config_json(const gr_weights *w);
 const char *gr_weights_tokenizer_json(const gr_weights *w); /**< "" when there is none */
 const char *gr_weights_pattern(const gr_weights *w);

@@ -68,7 +68,7 @@ static gr_status resume(gr_trainer *t)
     GR_TRY(gr_json_get_str(meta, "checkpoint meta", "config", &config));
     GR_TRY(gr_json_get_str(meta, "checkpoint meta", "inputs", &inputs));
     GR_TRY(gr_json_get_int(meta, "checkpoint meta", "tokens", 0, INT64_MAX, &t->tokens));
-    GR_TRY(gr_same_config(t->run->config_text, config, "the newest checkpoint"));
+    GR_TRY(gr_same_config(t->run, config, "the newest checkpoint"));
     GR_CHECK0(
         !strcmp(inputs, t->inputs), GR_ERR_INPUT,
         "the inputs changed since the newest checkpoint: it was made from %s, now there is %s; choose another run.out",

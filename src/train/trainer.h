@@ -6,18 +6,18 @@
  *     run.out/config.yaml       the resolved configuration
  *     run.out/weights.h5        the product; written last: while it is absent the run is not finished
  *
- * A program that finds its own product, made with the same configuration, has nothing to do. A product or a checkpoint
- * of another configuration is an error, except for keys that cannot change the result (outputs, threads, intervals).
+ * A checkpoint of another configuration is an error, except for keys that cannot change the result, as is a product
+ * (product/product.h).
  */
 #ifndef GR_TRAIN_TRAINER_H
 #define GR_TRAIN_TRAINER_H
 #include "data/loader.h"
 #include "model/model.h"
 #include "optim/optim.h"
+#include "product/product.h"
 #include "run/metrics.h"
 #include "run/run.h"
 #include "store/checkpoint.h"
-#include "train/product.h"
 
 GR_C_BEGIN
 

@@ -1,0 +1,34 @@
+/** @file identity.h  What an input or a product is, told by its content.  [local]
+ *
+ * An identity is 16 hex digits. The same content has the same, wherever it lies, whoever made it and when:
+ *
+ *     weights (a file, or a directory with weights.h5)    their content, as their seal tells       store/weights.h
+ *     shards, logits (a directory with index.json)        their content, as the index tells        store/shards.h,
+ * logits.h a checkpoint (a directory with manifest.json)       the manifest, which lists all checksums a model
+ * directory (config.json)                     config.json, tokenizer.json, *.safetensors and their index another sealed
+ * file                                 its seal any other file                                      size and bytes;
+ * above 4 MiB, 16 pieces of 256 KiB a list of files, directories and patterns           its files, in their order
+ *
+ * So it costs some reads, not the reading of everything: it tells a file that was made anew from the old one, and does
+ * not look for damage. A file above 4 MiB that is not Graft's could be changed between the pieces without being
+ * noticed.
+ */
+#ifndef GR_PRODUCT_IDENTITY_H
+#define GR_PRODUCT_IDENTITY_H
+#include "config/config.h"
+#include "util/status.h"
+
+GR_C_BEGIN
+
+typedef struct gr_identity {
+    char hex[17]; /**< "" when there is nothing */
+} gr_identity;
+
+/** Of a file or directory. GR_ERR_INPUT when it is there and damaged. */
+gr_status gr_identify(gr_identity *id, const char *path);
+
+/** Of what a key names. */
+gr_status gr_identify_input(gr_identity *id, const gr_input_key *key);
+
+GR_C_END
+#endif
