@@ -2,16 +2,16 @@
  *
  * An identity is 16 hex digits. The same content has the same, wherever it lies, whoever made it and when:
  *
- *     weights (a file, or a directory with weights.h5)    their content, as their seal tells       store/weights.h
- *     shards, logits (a directory with index.json)        their content, as the index tells        store/shards.h,
- * logits.h a checkpoint (a directory with manifest.json)       the manifest, which lists all checksums a model
- * directory (config.json)                     config.json, tokenizer.json, *.safetensors and their index another sealed
- * file                                 its seal any other file                                      size and bytes;
- * above 4 MiB, 16 pieces of 256 KiB a list of files, directories and patterns           its files, in their order
+ *     weights.h5, or its directory       the content that the seal tells (store/weights.h)
+ *     index.json, or its directory       the content that the index tells (store/shards.h, store/logits.h)
+ *     manifest.json, or its directory    the manifest, which lists all checksums (store/manifest.h)
+ *     another directory                  of a model: config.json, tokenizer.json, *.safetensors and their index
+ *     another sealed file                the content that the seal tells, else the seal
+ *     another file                       size and bytes; from 4 MiB on, size and 16 pieces of 256 KiB
+ *     a list of files and patterns       its files, in their order
  *
  * So it costs some reads, not the reading of everything: it tells a file that was made anew from the old one, and does
- * not look for damage. A file above 4 MiB that is not Graft's could be changed between the pieces without being
- * noticed.
+ * not look for damage. A large file that is not Graft's could be changed between the pieces without being noticed.
  */
 #ifndef GR_PRODUCT_IDENTITY_H
 #define GR_PRODUCT_IDENTITY_H
