@@ -177,7 +177,31 @@ out:
     return st;
 }
 
-/* Under the lock: what a record claims is no longer so, and what a killed run left of run.out.partial goes. */
+/* Files that a killed run was writing: .tmp-NAME-PID (util/fs.h). Of a product that is a file only its own; the
+ * directory is not ours. */
+static gr_status remove_temporaries(const gr_product *p, const char *dir)
+{
+    gr_status   st = GR_OK;
+    char      **name = NULL, path[GR_PATH_MAX], prefix[GR_PATH_MAX];
+    const char *slash = strrchr(p->out, '/');
+    int64_t     n = 0;
+
+    if (strcmp(p->path, p->out) != 0)
+        GR_TRY(gr_path(prefix, ".tmp-"));
+    else
+        GR_TRY(gr_path(prefix, ".tmp-%s-", slash ? slash + 1 : p->out));
+    GR_TRY(gr_list(dir, &name, &n));
+    for (int64_t i = 0; i < n; i++) {
+        if (strncmp(name[i], prefix, strlen(prefix)) != 0) continue;
+        GR_TRY(gr_path(path, "%s/%s", dir, name[i]));
+        GR_TRY(gr_remove_tree(path));
+    }
+out:
+    gr_names_free(&name, n);
+    return st;
+}
+
+/* Under the lock: what a record claims is no longer so, and what a killed run left goes. */
 static gr_status begin(const gr_product *p)
 {
     gr_status st = GR_OK;
@@ -191,6 +215,7 @@ static gr_status begin(const gr_product *p)
     } else {
         GR_TRY(gr_dirname(dir, p->path));
         GR_TRY(gr_mkdirs(dir));
+        GR_TRY(remove_temporaries(p, dir));
     }
 out:
     return st;

@@ -61,13 +61,14 @@ out:
 
 gr_status gr_lock_sign(int lock, const char *path, const char *note)
 {
-    gr_status    st = GR_OK;
-    char         host[64] = "?", when[32] = "?", text[HOLDER];
-    const time_t now = time(NULL);
-    struct tm    utc;
+    gr_status       st = GR_OK;
+    char            host[64] = "?", when[32] = "?", text[HOLDER];
+    struct timespec now = {0};
+    struct tm       utc;
 
+    clock_gettime(CLOCK_REALTIME, &now);
     gethostname(host, sizeof host - 1);
-    if (gmtime_r(&now, &utc)) strftime(when, sizeof when, "%Y-%m-%dT%H:%M:%SZ", &utc);
+    if (gmtime_r(&now.tv_sec, &utc)) strftime(when, sizeof when, "%Y-%m-%dT%H:%M:%SZ", &utc);
     snprintf(text, sizeof text, "host %s, pid %ld, since %s%s%.80s\n", host, (long)getpid(), when, *note ? ", " : "",
              note);
     GR_CHECK(!ftruncate(lock, 0), GR_ERR_IO, "%s: %s", path, strerror(errno));

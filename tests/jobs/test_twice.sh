@@ -9,28 +9,32 @@ stages="import tokenize teacher convert align distill extend evaluate export"
 
 # ---- what they work on: each stage has copies of its own, to be spoilt --------------------------------
 
+base=$dir/base
+
+small=${tiny//$dir\/shards/$base/shards}
+
 make_inputs()
 {
     local s
-    make_corpus
-    cat >"$dir/model.json" <<'JSON'
+    dir=$base make_corpus
+    cat >"$base/model.json" <<'JSON'
 {"model_type": "qwen3", "vocab_size": 2048, "num_hidden_layers": 2, "hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 2,
  "num_key_value_heads": 1, "head_dim": 16, "max_position_embeddings": 128, "rms_norm_eps": 1e-6, "rope_theta": 10000,
  "hidden_act": "silu", "tie_word_embeddings": true, "initializer_range": 0.05}
 JSON
-    "$bin/graft-extend" run.out="$dir/teacher" start.config="$dir/model.json" start.tokenizer="$top/configs/demo/tokenizer.json" $tiny train.steps=2
-    "$bin/graft-convert" run.out="$dir/hybrid" model.weights="$dir/teacher" convert.pattern='(attn,gdn)'
-    "$bin/graft-teacher" run.out="$dir/logits" model.weights="$dir/teacher" data.shards="$dir/shards" data.context=48 logits.k=4
-    "$bin/graft-import" run.out="$dir/other" import.model="$top/tests/golden/models/qwen3_tied"
+    "$bin/graft-extend" run.out="$base/teacher" start.config="$base/model.json" start.tokenizer="$top/configs/demo/tokenizer.json" $small train.steps=2
+    "$bin/graft-convert" run.out="$base/hybrid" model.weights="$base/teacher" convert.pattern='(attn,gdn)'
+    "$bin/graft-teacher" run.out="$base/logits" model.weights="$base/teacher" data.shards="$base/shards" data.context=48 logits.k=4
+    "$bin/graft-import" run.out="$base/other" import.model="$top/tests/golden/models/qwen3_tied"
     for s in $stages; do
         mkdir -p "$dir/$s"
-        cp -r "$dir/teacher" "$dir/hybrid" "$dir/$s/"
+        cp -r "$base/teacher" "$base/hybrid" "$dir/$s/"
         cp -r "$top/tests/golden/models/qwen3_tied" "$dir/$s/hf"
         cp "$top/LICENSE" "$dir/$s/text"
     done
 }
 
-# command STAGE OUT: sets `arguments`
+# STAGE OUT: sets `arguments`
 command_of()
 {
     local s=$1 d=$dir/$1
@@ -38,12 +42,12 @@ command_of()
     case $s in
     import)   arguments+=(import.model="$d/hf") ;;
     tokenize) arguments+=(tokenize.inputs="$d/text" tokenize.document=paragraph tokenize.unit_mib=1 tokenize.tokenizer="$top/configs/demo/tokenizer.json") ;;
-    teacher)  arguments+=(model.weights="$d/teacher" data.shards="$dir/shards" data.context=48 logits.k=4) ;;
+    teacher)  arguments+=(model.weights="$d/teacher" data.shards="$base/shards" data.context=48 logits.k=4) ;;
     convert)  arguments+=(model.weights="$d/teacher" convert.pattern='(attn,gdn)') ;;
-    align)    arguments+=(model.weights="$d/hybrid" teacher.weights="$dir/teacher" $tiny train.steps=3) ;;
-    distill)  arguments+=(model.weights="$d/hybrid" distill.logits="$dir/logits" $tiny train.steps=3) ;;
-    extend)   arguments+=(start.weights="$d/hybrid" $tiny train.steps=3) ;;
-    evaluate) arguments+=(model.weights="$d/hybrid" evaluate.shards="$dir/shards" evaluate.teacher="$dir/teacher" evaluate.context=48 evaluate.tokens=2000) ;;
+    align)    arguments+=(model.weights="$d/hybrid" teacher.weights="$base/teacher" $small train.steps=3) ;;
+    distill)  arguments+=(model.weights="$d/hybrid" distill.logits="$base/logits" $small train.steps=3) ;;
+    extend)   arguments+=(start.weights="$d/hybrid" $small train.steps=3) ;;
+    evaluate) arguments+=(model.weights="$d/hybrid" evaluate.shards="$base/shards" evaluate.teacher="$base/teacher" evaluate.context=48 evaluate.tokens=2000) ;;
     export)   arguments+=(model.weights="$d/hybrid" export.shard_mib=1) ;;
     esac
 }
@@ -70,7 +74,7 @@ spoil() # STAGE: something else of the same kind, where a file is one of the sam
     case $1 in
     import) printf '\x11' | dd of="$input/model.safetensors" bs=1 seek=$(($(stat -c %s "$input/model.safetensors") - 400)) conv=notrunc status=none ;;
     tokenize) sed -i '0,/Licensor/s//Licenser/' "$input" ;;
-    *) cp "$dir/other/weights.h5" "$input/weights.h5" ;;
+    *) cp "$base/other/weights.h5" "$input/weights.h5" ;;
     esac
 }
 
@@ -121,7 +125,7 @@ killed()
     for victim in $(cat /proc/$pid/task/*/children 2>/dev/null); do # mpirun, when bash did not become it
         kill -9 $(cat /proc/"$victim"/task/*/children 2>/dev/null) 2>/dev/null || true
     done
-    wait $pid 2>/dev/null && echo "$stage: was faster than the kill" || true
+    wait $pid 2>/dev/null && : >"$dir/$stage/missed" # it was faster
     [ ! -e "$out.lock" ] || [ ! -e "$out/graft.json" ] || complain "killed, and complete"
     expect 0 . 2
 }
@@ -178,6 +182,9 @@ for s in $stages; do
 done
 for pid in "${running[@]}" "${waiting[@]}"; do wait "$pid" || bad=1; done
 
+missed=$(find "$dir" -name missed | wc -l)
+[ "$missed" -lt 5 ] || { echo "$missed of 9 were faster than the kill: too little was tested"; bad=1; }
+
 # A record that was tampered with counts for nothing; a product that is gone is made again; another program's is refused.
 sed -i 's/"program"/"pr0gram"/' "$dir/convert/out/graft.json"
 stage=convert; command_of convert "$dir/convert/out"; expect 2 'graft.json' 1
@@ -187,6 +194,6 @@ stage=export; command_of export "$dir/convert/again"; expect 2 'the product of g
 
 # Another file of the same content is the same input.
 rm -r "$dir/align/hybrid"
-"$bin/graft-convert" run.out="$dir/align/hybrid" model.weights="$dir/teacher" convert.pattern='(attn,gdn)' >"$dir/log" 2>&1
+"$bin/graft-convert" run.out="$dir/align/hybrid" model.weights="$base/teacher" convert.pattern='(attn,gdn)' >"$dir/log" 2>&1
 stage=align; command_of align "$dir/align/out"; expect 0 'is complete: nothing to do' 2
 exit $bad
