@@ -126,6 +126,24 @@ out:
     return st;
 }
 
+/* Checkpoints, if there are any: the newest. */
+static gr_status identify_newest(gr_identity *id, const char *dir)
+{
+    gr_status st = GR_OK;
+    char    **name = NULL, path[GR_PATH_MAX];
+    int64_t   n = 0, i;
+
+    GR_TRY(gr_list(dir, &name, &n));
+    for (i = n - 1; i >= 0 && !*id->hex; i--) {
+        if (strncmp(name[i], "step-", 5) != 0) continue;
+        GR_TRY(gr_path(path, "%s/%s/manifest.json", dir, name[i]));
+        if (gr_exists(path)) GR_TRY(hash_file(id, path));
+    }
+out:
+    gr_names_free(&name, n);
+    return st;
+}
+
 gr_status gr_identify(gr_identity *id, const char *path)
 {
     static const struct {
@@ -148,7 +166,9 @@ gr_status gr_identify(gr_identity *id, const char *path)
             continue;
         if (gr_exists(inside)) return marks[i].identify(id, inside);
     }
-    GR_TRY(S_ISDIR(sb.st_mode) ? identify_model(id, path) : identify_file(id, path));
+    if (!S_ISDIR(sb.st_mode)) return identify_file(id, path);
+    GR_TRY(identify_newest(id, path));
+    if (!*id->hex) GR_TRY(identify_model(id, path));
 out:
     return st;
 }

@@ -5,6 +5,7 @@
  *     weights.h5, or its directory       the content that the seal tells (store/weights.h)
  *     index.json, or its directory       the content that the index tells (store/shards.h, store/logits.h)
  *     manifest.json, or its directory    the manifest, which lists all checksums (store/manifest.h)
+ *     a directory with step-*            the newest of these checkpoints
  *     another directory                  of a model: config.json, tokenizer.json, *.safetensors and their index
  *     another sealed file                the content that the seal tells, else the seal
  *     another file                       size and bytes; from 4 MiB on, size and 16 pieces of 256 KiB

@@ -126,7 +126,7 @@ gr_status gr_trainer_open(gr_trainer **out, gr_run *run, gr_model *model, const 
         t->model = model;
         snprintf(t->inputs, sizeof t->inputs, "weights %s teacher %s text %s logits %s", model->source,
                  teacher ? teacher->source : "-", gr_shards_digest(gr_loader_shards(loader)),
-                 logits ? gr_logits_spec_of(logits)->teacher : "-");
+                 logits ? gr_logits_digest(logits) : "-");
         t->n_sum = n_sum;
         t->sum = gr_view1(NULL, GR_F64, n_sum);
         st = run->ops->alloc(&t->sum.data, (uint64_t)n_sum * sizeof(double), "sums");
