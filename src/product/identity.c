@@ -41,7 +41,7 @@ static gr_status hash_file(gr_identity *id, const char *path)
     n = size < WHOLE ? size : WHOLE;
     GR_TRY(gr_alloc(&data, n + 1, 1, "bytes to identify"));
     for (uint64_t i = 0; i < N_PIECE && n == WHOLE; i++)
-        GR_TRY(gr_pread_all(fd, data + i * PIECE, PIECE, (size - PIECE) / (N_PIECE - 1) * i, path));
+        GR_TRY(gr_pread_all(fd, data + i * PIECE, PIECE, (size - PIECE) * i / (N_PIECE - 1), path));
     if (n < WHOLE) GR_TRY(gr_pread_all(fd, data, n, 0, path));
     set(id, XXH3_64bits_withSeed(data, n, size));
 out:

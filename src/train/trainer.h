@@ -39,7 +39,7 @@ typedef struct gr_trainer {
     gr_model     *model; /**< what is trained; borrowed                                                    */
     gr_ckpt_dir  *ckpt;
     gr_metrics   *metrics;
-    char inputs[192];   /**< contents of what          it learns from: "weights ... teacher ... text ... logits ..." */
+    char inputs[192];   /**< contents of what it learns from: "weights ... teacher ... text ... logits ..." */
     gr_tensor sum;      /**< F64 [n_sum] on the backend: sums of a step                                    */
     double   *host_sum; /**< the same on the host, one more for "stop" and one for "error"                */
     int64_t   n_sum;
