@@ -56,7 +56,7 @@ static gr_status open_step(gr_ckpt **out, const gr_ckpt_dir *d, int64_t step)
     char      path[GR_PATH_MAX];
 
     st = gr_alloc(&ck, 1, sizeof *ck, "checkpoint");
-    if (st == GR_OK) st = gr_ckpt_step_path(ck->path, d, step);
+    if (st == GR_OK) st = gr_ckpt_step_path(ck->path, d->path, step);
     if (st == GR_OK) st = gr_path(path, "%s/manifest.json", ck->path);
     GR_TRY(gr_agree(d->c, st));
     GR_TRY(gr_json_share(d->c, path, parse, &ck->m));
@@ -76,7 +76,7 @@ static gr_status newest(const gr_ckpt_dir *d, int64_t *step)
     int64_t  *list = NULL, n = 0;
 
     *step = -1;
-    if (gr_comm_rank(d->c) == 0) st = gr_ckpt_list(d, &list, &n);
+    if (gr_comm_rank(d->c) == 0) st = gr_ckpt_list(d->path, &list, &n);
     GR_TRY(gr_agree(d->c, st));
     if (n > 0) *step = list[n - 1];
     gr_bcast(d->c, step, sizeof *step, 0);
@@ -108,6 +108,7 @@ gr_status gr_ckpt_open_newest(gr_ckpt **out, gr_ckpt_dir *d)
         GR_TRY(newest(d, &step));
         if (step < 0) break;
         st = open_step(&ck, d, step);
+        if (st == GR_OK && gr_comm_rank(d->c) == 0) gr_ckpt_mark(d, step, true);
         if (st == GR_OK) break;
         if (st != GR_ERR_INPUT && st != GR_ERR_IO) goto out; /* memory, not the checkpoint */
         GR_TRY(set_aside(d, step));
