@@ -95,8 +95,20 @@ typedef struct gr_ckpt gr_ckpt; /**< a verified checkpoint, open for reading */
 gr_status gr_ckpt_open_newest(gr_ckpt **ck, gr_ckpt_dir *d);
 void      gr_ckpt_close(gr_ckpt **ck);
 
-int64_t     gr_ckpt_step(const gr_ckpt *ck);
-const char *gr_ckpt_meta(const gr_ckpt *ck); /**< JSON object text */
+/** [collective] Without the lock, and changing nothing: one checkpoint (DIR/step-...), or the newest good one in DIR,
+ * verified. GR_ERR_INPUT when there is none. The run it belongs to may delete it while it is being read. */
+gr_status gr_ckpt_open_at(gr_ckpt **ck, const gr_comm *c, const char *path);
+
+/** [local] Could gr_ckpt_open_at find something here? */
+bool gr_ckpt_is_at(const char *path);
+
+int64_t       gr_ckpt_step(const gr_ckpt *ck);
+const char   *gr_ckpt_meta(const gr_ckpt *ck); /**< JSON object text */
+const char   *gr_ckpt_path(const gr_ckpt *ck); /**< DIR/step-... */
+const char   *gr_ckpt_id(const gr_ckpt *ck);   /**< identifies the content, as a seal does a file's */
+bool          gr_ckpt_has(const gr_ckpt *ck, const char *tensor);
+int64_t       gr_ckpt_count(const gr_ckpt *ck);
+gr_ckpt_piece gr_ckpt_tensor(const gr_ckpt *ck, int64_t i); /**< tensor i, whole, without data; sorted by name */
 
 /** [local] Read rows of a tensor into piece->data, from whatever shards hold them. GR_ERR_INPUT when it is absent or of
  * another type or shape. A stored piece that is read whole is compared with its own checksum, too. */
