@@ -66,12 +66,14 @@ gr_ckpt_phase gr_ckpt_phase_of(const gr_ckpt_dir *d);
  * seals. Everything is copied. A step that is already there counts as saved: the phase stays IDLE.
  * GR_ERR_SAVE: older checkpoints are untouched, the caller may go on. GR_ERR_ARG: the same, because of pieces that are
  * no checkpoint: a bug. */
-gr_status gr_ckpt_begin(gr_ckpt_dir *d, int64_t step, const gr_ckpt_piece *piece, int64_t n, const char *meta, int keep);
+gr_status gr_ckpt_begin(gr_ckpt_dir *d, int64_t step, const gr_ckpt_piece *piece, int64_t n, const char *meta,
+                        int keep);
 
 /** [local] This rank's writer is done, well or badly, or there is nothing for it to do. */
 bool gr_ckpt_written(const gr_ckpt_dir *d);
 
-/** [collective] WRITING: publish. GR_ERR_SAVE, GR_ERR_ARG: as above; nothing was published. Else GR_OK: nothing to do. */
+/** [collective] WRITING: publish. GR_ERR_SAVE, GR_ERR_ARG: as above; nothing was published. Else GR_OK: nothing to do.
+ */
 gr_status gr_ckpt_publish(gr_ckpt_dir *d);
 
 /** [collective] READING: delete what may go. GR_ERR_SAVE: it was damaged and is set aside, save again soon. */
@@ -80,7 +82,8 @@ gr_status gr_ckpt_settle(gr_ckpt_dir *d);
 /** [collective] begin, publish and settle, without a copy or a thread: data must not change during the call. */
 gr_status gr_ckpt_save(gr_ckpt_dir *d, int64_t step, const gr_ckpt_piece *piece, int64_t n, const char *meta, int keep);
 
-/** [local] What was published last (step 0, 0 bytes: nothing yet): bytes of all shards, seconds of the slowest writer. */
+/** [local] What was published last (step 0, 0 bytes: nothing yet): bytes of all shards, seconds of the slowest writer.
+ */
 typedef struct gr_ckpt_saved {
     int64_t step, bytes;
     double  seconds;

@@ -1,5 +1,5 @@
-/** @file checkpoint_room.h  What checkpoint.c (directory), checkpoint_write.c (saving) and checkpoint_read.c share; nobody
- * else includes it. */
+/** @file checkpoint_room.h  What checkpoint.c (directory), checkpoint_write.c (saving) and checkpoint_read.c share;
+ * nobody else includes it. */
 #ifndef GR_STORE_CHECKPOINT_ROOM_H
 #define GR_STORE_CHECKPOINT_ROOM_H
 #include "store/checkpoint.h"

@@ -419,10 +419,10 @@ static void abandon(gr_ckpt_dir *d)
 /* [collective] Number the shards: only ranks that own something write one. */
 static gr_status number_shards(gr_ckpt_dir *d)
 {
-    gr_status      st = GR_OK;
-    flight        *s = &d->flight;
-    const int64_t  mine = s->shard >= 0;
-    int64_t       *owns = NULL;
+    gr_status     st = GR_OK;
+    flight       *s = &d->flight;
+    const int64_t mine = s->shard >= 0;
+    int64_t      *owns = NULL;
 
     GR_TRY(gr_agree(d->c, gr_alloc(&owns, (uint64_t)gr_comm_size(d->c), sizeof *owns, "owners of shards")));
     gr_allgather(d->c, &mine, sizeof mine, owns);
@@ -437,7 +437,8 @@ out:
 }
 
 /* [collective] Everything up to the first byte. *there: the step is saved already. */
-static gr_status ready(gr_ckpt_dir *d, const gr_ckpt_piece *piece, int64_t n, const char *meta, bool staged, bool *there)
+static gr_status ready(gr_ckpt_dir *d, const gr_ckpt_piece *piece, int64_t n, const char *meta, bool staged,
+                       bool *there)
 {
     gr_status st = GR_OK;
     flight   *s = &d->flight;

@@ -7,15 +7,15 @@
 #include <hdf5.h>
 
 struct gr_h5 {
-    hid_t       file;
-    bool        writing;
-    gr_status   failed; /* first error while writing: commit will refuse                            */
-    char        path[GR_PATH_MAX];
-    char        tmp[GR_PATH_MAX]; /* writing: the file that exists; it becomes `path` when sealed   */
-    char        kind[GR_KIND_MAX + 1];
-    gr_seal     seal; /* reading                                                                 */
-    char      **name; /* reading: datasets, sorted bytewise, those of long strings ('@') aside;
-                         writing: reserved datasets, in order                                    */
+    hid_t     file;
+    bool      writing;
+    gr_status failed; /* first error while writing: commit will refuse                            */
+    char      path[GR_PATH_MAX];
+    char      tmp[GR_PATH_MAX]; /* writing: the file that exists; it becomes `path` when sealed   */
+    char      kind[GR_KIND_MAX + 1];
+    gr_seal   seal; /* reading                                                                 */
+    char    **name; /* reading: datasets, sorted bytewise, those of long strings ('@') aside;
+                       writing: reserved datasets, in order                                    */
     int64_t     n_name, room_name;
     gr_h5_slot *slot; /* writing: where they lie                                                 */
     int64_t     n_slot, room_slot;

@@ -30,11 +30,10 @@ typedef struct gr_tensor_info {
 
 typedef struct gr_weights gr_weights;
 
-/** [collective] A weights file, or a directory holding weights.h5, or a checkpoint of a training program (its directory,
- * or the directory of checkpoints: the newest good one): the values it saved, over the weights that the run started
- * from, which must still be where they were and have the same seal. Read-only, without the lock.
- * Verified: the checksum, its blocks dealt over the ranks; every tensor F32, BF16 or F16 and not
- * empty; config_json a JSON object. */
+/** [collective] A weights file, or a directory holding weights.h5, or a checkpoint of a training program (its
+ * directory, or the directory of checkpoints: the newest good one): the values it saved, over the weights that the run
+ * started from, which must still be where they were and have the same seal. Read-only, without the lock. Verified: the
+ * checksum, its blocks dealt over the ranks; every tensor F32, BF16 or F16 and not empty; config_json a JSON object. */
 gr_status gr_weights_open(gr_weights **w, const gr_comm *c, const char *path);
 void      gr_weights_close(gr_weights **w);
 

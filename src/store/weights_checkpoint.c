@@ -69,8 +69,8 @@ static gr_status read_tokenizer(gr_weights *w, const json_t *model)
     else
         GR_TRY(gr_strdup(&w->tokenizer_json, ""));
     crc_text(found, w->tokenizer_json);
-    GR_CHECK(!strcmp(found, expected), GR_ERR_INPUT, "%s was made with the tokenizer %s: its checksum is %s, expected %s",
-             w->path, path, found, expected);
+    GR_CHECK(!strcmp(found, expected), GR_ERR_INPUT,
+             "%s was made with the tokenizer %s: its checksum is %s, expected %s", w->path, path, found, expected);
 out:
     return st;
 }
@@ -188,8 +188,7 @@ gr_status gr_weights_read_over(gr_weights *w, int64_t i, int64_t first, int64_t 
         goto out;
     }
     i = gr_weights_find(w->base, w->tensor[i].name);
-    GR_TRY(raw ? gr_weights_read_raw(w->base, i, first, count, data)
-               : gr_weights_read(w->base, i, first, count, data));
+    GR_TRY(raw ? gr_weights_read_raw(w->base, i, first, count, data) : gr_weights_read(w->base, i, first, count, data));
 out:
     return st;
 }

@@ -118,14 +118,21 @@ static gr_status outcome(const gr_trainer *t, gr_status st)
     return st;
 }
 
+static void say_saved(const gr_trainer *t)
+{
+    const gr_ckpt_saved *saved = gr_ckpt_last(t->ckpt);
+
+    if (saved->step != t->saving) return; /* it was there already */
+    gr_log0("step %lld saved: %.1f MB in %.2f s", (long long)saved->step, (double)saved->bytes * 1e-6, saved->seconds);
+}
+
 static gr_status publish(gr_trainer *t)
 {
     gr_status st = GR_OK;
 
     if (gr_ckpt_phase_of(t->ckpt) != GR_CKPT_WRITING) return GR_OK;
     GR_TRY(gr_ckpt_publish(t->ckpt));
-    gr_log0("step %lld saved: %.1f MB in %.2f s", (long long)gr_ckpt_last(t->ckpt)->step,
-            (double)gr_ckpt_last(t->ckpt)->bytes * 1e-6, gr_ckpt_last(t->ckpt)->seconds);
+    say_saved(t);
 out:
     return outcome(t, st);
 }
@@ -134,7 +141,7 @@ static gr_status settle(gr_trainer *t)
 {
     const gr_status st = gr_ckpt_settle(t->ckpt);
 
-    if (st == GR_ERR_SAVE) t->again = true;
+    if (st == GR_ERR_SAVE) t->again = !t->retrying; /* once: a disk that lies must not be filled with bad-* */
     return outcome(t, st);
 }
 
@@ -152,23 +159,26 @@ static gr_status advance(gr_trainer *t)
 /* `last`: wait until it is there; there is no training beside which it could be written. */
 static gr_status save(gr_trainer *t, bool last)
 {
-    gr_status            st = GR_OK;
+    gr_status                st = GR_OK;
     const gr_cfg_checkpoint *cfg = &t->run->cfg->checkpoint;
-    gr_ckpt_piece       *piece = NULL;
-    char                *names = NULL, *text = NULL;
-    const double         start = gr_now();
-    int64_t              n = 0;
+    gr_ckpt_piece           *piece = NULL;
+    char                    *names = NULL, *text = NULL;
+    const double             start = gr_now();
+    int64_t                  n = 0;
 
     GR_TRY(publish(t));
     GR_TRY(settle(t));
     t->saving = t->step;
     t->save_begun_s = start;
+    t->retrying = t->again;
     t->again = t->written = false;
     st = list_pieces(t, &piece, &names, &n);
     if (st == GR_OK) st = describe(t, &text);
     GR_TRY(gr_agree(t->run->comm, st));
     gr_ckpt_deal(piece, n, gr_comm_rank(t->run->comm), gr_comm_size(t->run->comm));
     st = (last || !cfg->async ? gr_ckpt_save : gr_ckpt_begin)(t->ckpt, t->step, piece, n, text, (int)cfg->keep);
+    if (st == GR_OK && gr_ckpt_phase_of(t->ckpt) == GR_CKPT_IDLE) say_saved(t);
+    if (st == GR_ERR_SAVE && gr_ckpt_last(t->ckpt)->step == t->step) t->again = !t->retrying; /* there, but damaged */
     if (!last) st = outcome(t, st);
     t->saving_s += gr_now() - start;
 out:

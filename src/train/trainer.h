@@ -50,10 +50,11 @@ typedef struct gr_trainer {
     double    save_begun_s; /**< the last save, or the start                                                    */
     bool      written;      /**< all ranks: the writers are done                                                */
     bool      late;         /**< all ranks: checkpoint.minutes have passed                                      */
+    bool      retrying;     /**< the last save was begun for that reason                                        */
     bool      again;        /**< all ranks: the last checkpoint read back damaged                               */
     int64_t   saving;       /**< step of the last save that was begun                                           */
     int64_t   told;         /**< step of the last checkpoint in metrics.jsonl                                   */
-    gr_status local; /**< error of this rank that the next reduction will carry to all                 */
+    gr_status local;        /**< error of this rank that the next reduction will carry to all                 */
 } gr_trainer;
 
 /** [collective] Lock run.out, load the newest checkpoint into `model` if there is one, open metrics. A checkpoint made

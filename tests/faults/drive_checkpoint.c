@@ -231,7 +231,7 @@ int main(int argc, char **argv)
 {
     trainer   t = {0};
     gr_status st;
-    options   o = {.alone = has(argc, argv, "alone"), .async = has(argc, argv, "async"), .wait = has(argc, argv, "wait")};
+    options o = {.alone = has(argc, argv, "alone"), .async = has(argc, argv, "async"), .wait = has(argc, argv, "wait")};
 
     if (argc != 6 + o.alone + o.async + o.wait) {
         fprintf(stderr, "usage: drive_checkpoint DIR STEPS EVERY KEEP ROWS [alone] [async] [wait]\n");

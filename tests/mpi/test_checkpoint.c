@@ -332,7 +332,8 @@ static void faults(const gr_comm *c)
         for (int k = 0; k < 2 * SITES; k++) {
             const bool async = k >= SITES;
 
-            if (k % SITES == SITES - 1 && bad > 0) continue; /* a shard is sealed by a rank alone, which is rank 0 to it */
+            if (k % SITES == SITES - 1 && bad > 0)
+                continue; /* a shard is sealed by a rank alone, which is rank 0 to it */
             snprintf(fault, sizeof fault, "%s:%d", site[k % SITES], bad);
             setenv("GR_FAULT", fault, 1);
             st = (async ? begin : save)(d, c, step + 1, 2);

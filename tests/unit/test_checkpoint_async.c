@@ -1,6 +1,6 @@
 /* A save beside the training, in one process: what changes after begin does not reach the file; two saves follow one
- * another; another thread's job and HDF5 reads of this one do not meet; what reads back damaged is set aside and deletes
- * nothing; a save under way is given up at close; the shares of ranks are even. */
+ * another; another thread's job and HDF5 reads of this one do not meet; what reads back damaged is set aside and
+ * deletes nothing; a save under way is given up at close; the shares of ranks are even. */
 /*TEST
 np: 1
 timeout: 30
@@ -170,8 +170,8 @@ static void damage(int64_t step)
 
 static int64_t count(const char *prefix)
 {
-    DIR     *list = opendir(dir);
-    int64_t  n = 0;
+    DIR    *list = opendir(dir);
+    int64_t n = 0;
 
     CHECK(list, "list");
     for (struct dirent *e; list && (e = readdir(list));) n += !strncmp(e->d_name, prefix, strlen(prefix));
@@ -202,7 +202,8 @@ static void unverified(gr_ckpt_dir **d, state *s)
     CHECK(begin(*d, s, 22, 2) == GR_OK && gr_ckpt_publish(*d) == GR_OK, "publish");
     gr_ckpt_dir_close(d);
     CHECK(gr_ckpt_dir_open(d, NULL, dir) == GR_OK && begin(*d, s, 23, 2) == GR_OK && land(*d) == GR_OK, "save");
-    CHECK(there("step-00000019") == false && there("step-00000021") && there("step-00000022"), "21 and 23 are verified");
+    CHECK(there("step-00000019") == false && there("step-00000021") && there("step-00000022"),
+          "21 and 23 are verified");
     CHECK(begin(*d, s, 24, 3) == GR_OK && land(*d) == GR_OK, "save");
     CHECK(there("step-00000021") && there("step-00000022"), "22 does not count, 21 is the third");
     damage(24); /* after it was read back: found by recovery */
@@ -249,7 +250,8 @@ static void shares(void)
             if (mine > most) most = mine;
         }
         for (int i = 0; i < M; i++) CHECK(next[i] == list[i].count, "%s: rows are missing", list[i].name);
-        CHECK(most <= total / size + ROW + 1, "%d ranks: one has %lld of %lld bytes", size, (long long)most, (long long)total);
+        CHECK(most <= total / size + ROW + 1, "%d ranks: one has %lld of %lld bytes", size, (long long)most,
+              (long long)total);
     }
 }
 

@@ -44,7 +44,8 @@ int main(void)
     for (int n = 0; n <= LONG; n += n < 300 ? 1 : 9973) {
         const uint32_t head = gr_crc32c_portable(0, more, (size_t)n);
         const uint32_t tail = gr_crc32c_portable(0, more + n, (size_t)(LONG - n));
-        CHECK(gr_crc32c_combine(head, tail, (uint64_t)(LONG - n)) == gr_crc32c_portable(0, more, LONG), "%d and the rest", n);
+        CHECK(gr_crc32c_combine(head, tail, (uint64_t)(LONG - n)) == gr_crc32c_portable(0, more, LONG),
+              "%d and the rest", n);
     }
     CHECK(gr_crc32c_combine(5, 0, 0) == 5 && gr_crc32c_combine(0, 5, 77) == 5, "nothing on one side");
     /* 2^40 zero bytes after "123456789": doubled 40 times instead of read. */
