@@ -57,6 +57,24 @@ void gr_ckpt_retain(const gr_ckpt_dir *d, int keep);
 /** [rank 0] GR_ERR_IO when another attempt owns the directory by now. */
 gr_status gr_ckpt_still_mine(const gr_ckpt_dir *d);
 
+/* ---- checkpoint_shard.c ---- */
+
+gr_status gr_ckpt_check_pieces(const gr_ckpt_piece *piece, int64_t n);
+
+/** [local] Copy list, names and text into the flight: what the caller may free. */
+gr_status gr_ckpt_take_list(gr_ckpt_flight *s, const gr_ckpt_piece *piece, int64_t n, const char *meta);
+
+/** [local] Room for copies of all pieces, kept for the next save; then the copies, to which the flight's list points.
+ */
+gr_status gr_ckpt_make_stage(gr_ckpt_dir *d);
+void      gr_ckpt_fill_stage(gr_ckpt_dir *d);
+
+/** [writer] user: the flight. Write the shard; read the published one against its seal. */
+gr_status gr_ckpt_write_job(void *user);
+gr_status gr_ckpt_read_job(void *user);
+
+void gr_ckpt_flight_clear(gr_ckpt_flight *s);
+
 /** [local] Stop the writer and free the flight; false when it does not stop within seconds. */
 bool gr_ckpt_flight_close(gr_ckpt_dir *d);
 
