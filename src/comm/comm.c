@@ -121,7 +121,8 @@ gr_status gr_comm_split_host(const gr_comm *parent, gr_comm **host)
 {
     MPI_Comm mpi;
 
-    GR_WAIT("communicator split", MPI_Comm_split_type(parent->mpi, MPI_COMM_TYPE_SHARED, parent->rank, MPI_INFO_NULL, &mpi));
+    GR_WAIT("communicator split",
+            MPI_Comm_split_type(parent->mpi, MPI_COMM_TYPE_SHARED, parent->rank, MPI_INFO_NULL, &mpi));
     return part(parent, mpi, host);
 }
 
@@ -139,7 +140,8 @@ gr_status gr_agree(const gr_comm *c, gr_status local)
     } mine = {(int)local, gr_comm_rank(c)}, worst = mine;
 
     if (gr_comm_size(c) == 1) return local;
-    GR_WAIT("agreement", MPI_Allreduce(&mine, &worst, 1, MPI_2INT, MPI_MAXLOC, c->mpi)); /* of equals, the lowest rank */
+    GR_WAIT("agreement",
+            MPI_Allreduce(&mine, &worst, 1, MPI_2INT, MPI_MAXLOC, c->mpi)); /* of equals, the lowest rank */
     if (worst.code != GR_OK && c->rank == 0)
         gr_log("all %d ranks leave: rank %d reported %s", c->size, worst.rank, gr_status_name((gr_status)worst.code));
     return (gr_status)worst.code;

@@ -31,7 +31,8 @@ static struct {
     _Atomic int64_t limit_s;
 } dog;
 
-/* ---- the report: no allocation, no lock, whatever the process was in the middle of --------------------------------- */
+/* ---- the report: no allocation, no lock, whatever the process was in the middle of ---------------------------------
+ */
 
 typedef struct report {
     char   text[REPORT];
@@ -85,10 +86,10 @@ static void add_thread(report *r, int dir, const char *thread)
 static void add_threads(report *r)
 {
     _Alignas(struct dirent64) char list[4096];
-    const int dir = open("/proc/self/task", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    char      self[16];
-    ssize_t   n = 0;
-    int       left_out = 0;
+    const int                      dir = open("/proc/self/task", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    char                           self[16];
+    ssize_t                        n = 0;
+    int                            left_out = 0;
 
     snprintf(self, sizeof self, "%d", (int)gettid());
     add(r, " threads:");
@@ -141,7 +142,8 @@ static _Noreturn void give_up(const gr_life *life, int64_t idle_s)
     _exit(GR_EXIT_HUNG);
 }
 
-/* ---- the thread ------------------------------------------------------------------------------------------------------ */
+/* ---- the thread
+ * ------------------------------------------------------------------------------------------------------ */
 
 static void *watch(void *unused)
 {

@@ -57,7 +57,8 @@ static void test_nesting(void)
     gr_beat_layer(-1);
     gr_beat(outer);
     said("local work", 118, -1, "at the end");
-    CHECK(gr_beat_last().beats == beats + 7, "%llu beats instead of 7", (unsigned long long)(gr_beat_last().beats - beats));
+    CHECK(gr_beat_last().beats == beats + 7, "%llu beats instead of 7",
+          (unsigned long long)(gr_beat_last().beats - beats));
     beats = gr_beat_last().beats;
     gr_beat_again();
     CHECK(gr_beat_last().beats == beats + 1, "gr_beat_again");
