@@ -19,6 +19,11 @@ said() # LOG RANK PROGRAM PATTERN
     return 1
 }
 
+no_alarm() # LOG
+{
+    if grep hangs "$1"; then return 1; fi
+}
+
 drive() # PLACE KEY=VALUE
 {
     exec timeout -k 5 60 mpirun -n 2 "$GR_BUILD/tests/faults/drive_watchdog" "$1" run.out="$dir" import.model=none "$2"
@@ -115,7 +120,7 @@ kill -STOP "${rank[@]}"
 sleep 6
 kill -CONT "${rank[@]}"
 wait $pid || { echo "quiet and suspended: exit code $?"; cat "$dir/quiet.log"; exit 1; }
-! grep hangs "$dir/quiet.log" # it could end well in the moment between the report and the end
+no_alarm "$dir/quiet.log" # it could end well in the moment between the report and the end
 
 # All ranks are suspended for longer than the limit; or one is, without a watchdog.
 for case in suspended: off:run.watchdog=0; do
@@ -128,7 +133,7 @@ for case in suspended: off:run.watchdog=0; do
     sleep $((limit + 4))
     kill -CONT "${rank[@]}"
     wait $pid || { echo "$out: exit code $?"; tail "$dir/$out.log"; exit 1; }
-    ! grep hangs "$dir/$out.log"
+    no_alarm "$dir/$out.log"
     same_weights "$dir/whole/weights.h5" "$dir/$out/weights.h5" 0
 done
 
