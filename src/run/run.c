@@ -1,6 +1,8 @@
 #include "run/room.h"
 #include "run/watchdog.h"
 #include "util/mem.h"
+#include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <omp.h>
 #include <sched.h>
@@ -17,6 +19,15 @@ static struct {
     gr_comm *world;
     int64_t  live; /* blocks of memory that `world` itself takes */
 } process;
+
+/* A standard stream that the caller closed must not become the number of the next file opened: log lines would land in
+ * it. For reading only, so that writing to it still fails. */
+static void reserve_streams(void)
+{
+    for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++)
+        if (fcntl(fd, F_GETFD) < 0 && errno == EBADF && open("/dev/null", O_RDONLY) < 0)
+            return; /* nothing can be said */
+}
 
 /* Rank 0 reads the command line, so that one process asks the file system and one complains. The others get the
  * resolved text, in counted memory; NULL when there is nothing to run. */
@@ -141,6 +152,7 @@ gr_status gr_run_open(gr_run **out, int argc, char **argv, const char *program)
     gr_status         caught = gr_stop_catch(stops);
 
     *out = NULL;
+    reserve_streams();
     if (caught == GR_OK) caught = gr_watchdog_start(prog ? prog->command : program, START_LIMIT_S);
     GR_TRY(gr_comm_init(&process.world, &argc, &argv));
     process.live = gr_mem_live();
