@@ -1,5 +1,8 @@
 #include "run/room.h"
+#include "run/watchdog.h"
 #include "util/mem.h"
+#include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <omp.h>
 #include <sched.h>
@@ -8,11 +11,23 @@
 #include <string.h>
 #include <unistd.h>
 
+/* Of the start, until the configuration says something else: MPI and the reading of the configuration may hang, too. */
+enum { START_LIMIT_S = 1800 };
+
 /* MPI must be finalised also where no gr_run came to be: a wrong configuration, --help. */
 static struct {
     gr_comm *world;
     int64_t  live; /* blocks of memory that `world` itself takes */
 } process;
+
+/* A standard stream that the caller closed must not become the number of the next file opened: log lines would land in
+ * it. For reading only, so that writing to it still fails. */
+static void reserve_streams(void)
+{
+    for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++)
+        if (fcntl(fd, F_GETFD) < 0 && errno == EBADF && open("/dev/null", O_RDONLY) < 0)
+            return; /* nothing can be said */
+}
 
 /* Rank 0 reads the command line, so that one process asks the file system and one complains. The others get the
  * resolved text, in counted memory; NULL when there is nothing to run. */
@@ -137,9 +152,12 @@ gr_status gr_run_open(gr_run **out, int argc, char **argv, const char *program)
     gr_status         caught = gr_stop_catch(stops);
 
     *out = NULL;
+    reserve_streams();
+    if (caught == GR_OK) caught = gr_watchdog_start(prog ? prog->command : program, START_LIMIT_S);
     GR_TRY(gr_comm_init(&process.world, &argc, &argv));
     process.live = gr_mem_live();
     gr_log_identity(prog ? prog->command : program, gr_comm_rank(process.world));
+    gr_watchdog_set(gr_comm_rank(process.world), START_LIMIT_S);
     if (caught == GR_OK) caught = gr_stop_catch(stops);
     GR_TRY(gr_agree(process.world, caught));
 
@@ -149,6 +167,7 @@ gr_status gr_run_open(gr_run **out, int argc, char **argv, const char *program)
     st = gr_config_from_text(&cfg, program, "resolved configuration", text, strlen(text));
     if (st == GR_OK) st = gr_alloc(&run, 1, sizeof *run, "run");
     GR_TRY(gr_agree(process.world, st));
+    gr_watchdog_set(gr_comm_rank(process.world), cfg->run.watchdog);
     *run = (gr_run){.comm = process.world, .cfg = cfg, .program = prog->name, .config_text = text, .start_s = gr_now()};
     cfg = NULL;
     text = NULL;
