@@ -240,7 +240,12 @@ replace_in_dependencies() # BY
 # ---- the stage -----------------------------------------------------------------------------------------
 
 # Ranks take USR1 as "save and stop". The step gets TERM by itself where Slurm sends one, and the handler must outlive it.
-forward() { [ -z "$pid" ] || kill -USR1 "$pid" 2>/dev/null; }
+forward()
+{
+    [ -n "$pid" ] || return 0
+    say "asked to stop"
+    kill -USR1 "$pid" 2>/dev/null
+}
 
 launch_ranks() # sets `rc`
 {

@@ -15,7 +15,7 @@ set -euo pipefail
 
 GRAFT_HOME=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 export GRAFT_HOME
-stages=(import tokenize tokenize_heldout teacher convert align distill extend evaluate export) # a name up to _ is the program
+stages=(import tokenize tokenize_heldout tokenize_lessons teacher convert align distill extend evaluate export) # a name up to _ is the program
 
 die() { echo "pipeline.sh: $*" >&2; exit 2; }
 
@@ -46,14 +46,14 @@ read_arguments()
 # The stages from $from to $to, as an array `chosen`
 choose()
 {
-    local s inside="" known=0
+    local s state=before
     chosen=()
     for s in "${stages[@]}"; do
-        [ "$s" != "$from" ] || { inside=yes; known=$((known + 1)); }
-        [ -z "$inside" ] || chosen+=("$s")
-        [ "$s" != "$to" ] || { inside=""; known=$((known + 1)); }
+        [ "$s" != "$from" ] || state=inside
+        [ $state != inside ] || chosen+=("$s")
+        [ "$state $s" != "inside $to" ] || state=after
     done
-    [ $known -eq 2 ] && [ ${#chosen[@]} -gt 0 ] || die "no stages from $from to $to; there are: ${stages[*]}"
+    [ $state = after ] || die "no stages from $from to $to; there are: ${stages[*]}"
     for s in "${chosen[@]}"; do
         [ -f "$configs/$s.yaml" ] || die "no $configs/$s.yaml"
         [ -f "$GRAFT_HOME/slurm/${s%%_*}_$model.sh" ] || die "no slurm/${s%%_*}_$model.sh: unknown model $model"
@@ -66,10 +66,8 @@ submit() # STAGE AFTER: prints the job's id
     [ -z "$2" ] || line+=(--dependency="afterok:$2")
     line+=("${GRAFT_SBATCH[@]}" "$GRAFT_HOME/slurm/${1%%_*}_$model.sh")
     if [ -n "$dry" ]; then
-        printf 'GRAFT_CONFIG=%q' "$configs/$1.yaml" >&2
-        printf ' %q' "${line[@]}" >&2
-        echo >&2
-        echo "$1"
+        { printf 'GRAFT_CONFIG=%q' "$configs/$1.yaml"; printf ' %q' "${line[@]}"; echo; } >&3
+        echo "JOB-OF-$1"
     else
         GRAFT_CONFIG=$configs/$1.yaml "${line[@]}" | cut -d';' -f1 # federations add ;cluster
     fi
@@ -82,6 +80,7 @@ site=${GRAFT_SITE:-$GRAFT_HOME/slurm/site.sh}
 # shellcheck source=/dev/null
 [ ! -f "$site" ] || . "$site"
 mkdir -p logs # Slurm fails a job without a word when the directory of its log is missing
+exec 3>&1 # submit's own output is the job's id
 before=""
 for s in "${chosen[@]}"; do
     before=$(submit "$s" "$before")

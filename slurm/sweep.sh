@@ -86,9 +86,8 @@ missing() # line numbers of members that are not done, as a list for --array; me
 run() # prints the job's id
 {
     if [ -n "$dry" ]; then
-        printf '%q ' "$@" >&2
-        echo >&2
-        echo ARRAY
+        { printf '%q ' "$@"; echo; } >&3
+        echo JOB-OF-MEMBERS
     else
         "$@" | cut -d';' -f1
     fi
@@ -99,6 +98,7 @@ GRAFT_SBATCH=()
 site=${GRAFT_SITE:-$GRAFT_HOME/slurm/site.sh}
 # shellcheck source=/dev/null
 [ ! -f "$site" ] || . "$site"
+exec 3>&1 # run's own output is the job's id
 freeze
 mkdir -p logs # Slurm fails a job without a word when the directory of its log is missing
 todo=$(missing)

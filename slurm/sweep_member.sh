@@ -27,11 +27,8 @@ for s in "${stages[@]}"; do
     inputs=()
     inputs_of "$s"
     for key in "${keys[@]}"; do
-        case $key in
-        "$s:"*) inputs+=("${key#*:}") ;;
-        [a-z]*:*.*=*) ;; # of another stage
-        *) inputs+=("$key") ;;
-        esac
+        [[ $key =~ ^[a-z]+: ]] || key=$s:$key # for every stage
+        [[ $key != "$s:"* ]] || inputs+=("${key#*:}")
     done
     run_stage "$s" "$configs/$s.yaml" "run.out=$sweep/$name/$s" "${inputs[@]}"
     case $s in

@@ -21,7 +21,7 @@ report()
     printf 'member\tstate\tperplexity\tkl\tkeys\n'
     while IFS=$'\t' read -r name keys; do
         state=MISSING
-        [ ! -e "$sweep/$name/DONE" ] || state=done
+        [ ! -e "$sweep/$name/DONE" ] || state="done"
         printf '%s\t%s%s\t%s\n' "$name" "$state" "$(result "$name")" "$keys"
     done < <(grep -v '^#' "$sweep/members.tsv")
 }
