@@ -143,6 +143,16 @@ job_says() # FIELD of scontrol show job
     scontrol --oneliner show job "$job" 2>/dev/null | sed -n "1s/.*\<$1=\([^ ]*\).*/\1/p"
 }
 
+# Slurm has ended this job already: it was cancelled, and must stay so, or a node was lost, and Slurm has put it back. Only when its
+# time is up (the last save took longer than the warning) is it for us to go on.
+taken()
+{
+    case $(job_says JobState) in
+    RUNNING | "") return 1 ;; # or there is no answer now
+    esac
+    [ "$(job_says Reason)" != TimeLimit ]
+}
+
 # The script must not end before Slurm has taken the job: one that exits has failed, not been requeued. Slurm kills it.
 linger()
 {
@@ -157,21 +167,19 @@ linger()
 # back HOW WHY: HOW is now, later or held
 back()
 {
-    local how=$1 verb=requeue try
+    local how=$1 verb=requeue try changes=()
     [ "$how" != held ] || verb=requeuehold
     if [ "$how" != held ] && { [ "$idle" -gt "${MAX_RESTARTS:-20}" ] || [ "$crashes" -gt "${MAX_RESTARTS:-20}" ]; }; then
         give_up 1 "$2; giving up after $starts restarts (MAX_RESTARTS)"
     fi
     save_notes "$how"
+    exclude_nodes
+    [ "$how" != later ] || changes+=("StartTime=$(printf '%(%FT%T)T' $((EPOCHSECONDS + ${GRAFT_LOCK_WAIT:-300} * waits)))")
     say "$2; back into the queue${3:+, $3}"
     for ((try = 0; try < 60; try++)); do # the controller may be away for a while
-        case $(job_says JobState) in
-        CANCELLED) give_up 1 "cancelled: not requeued" ;;
-        PENDING | REQUEUED | NODE_FAIL | BOOT_FAIL) linger ;; # Slurm was faster: a node is lost
-        esac
+        if taken; then linger; fi
         if scontrol "$verb" "$job"; then
-            [ "$how" != later ] || postpone
-            exclude_nodes
+            apply_changes
             linger
         fi
         [ "$(job_says Requeue)" != 0 ] || resubmit "$how"
@@ -181,31 +189,41 @@ back()
     give_up 1 "scontrol $verb $job does not work"
 }
 
-postpone()
+# Start times and excluded nodes can be changed only of a job that waits, hence after the requeue, which sends TERM to every process
+# of this job: this one is deaf to that.
+apply_changes()
 {
-    local wait=$((${GRAFT_LOCK_WAIT:-300} * waits))
-    scontrol update JobId="$job" StartTime="$(date -d "+$wait seconds" +%FT%T)" || say "cannot be postponed: tried again at once"
+    [ ${#changes[@]} -gt 0 ] || return 0
+    (
+        trap '' TERM
+        exec scontrol update JobId="$job" "${changes[@]}"
+    ) || say "could not set ${changes[*]}"
 }
 
-# The node whose task failed first: srun names it. The others were then killed, and srun names them too.
-first_to_fail() # FROM, an offset in the log of this job
+# What srun said of the task that failed first: sets `guilty`, its node, and `code`, how it exited; empty where srun named several
+# nodes in one line, or no code. Of the other tasks, which were killed for it, srun speaks later.
+first_failure() # FROM, an offset in the log of this job
 {
-    local log
+    local log line
+    guilty="" code=""
     log=$(readlink "/proc/$$/fd/1")
     [ -f "$log" ] || return 0
-    tail -c "+$(($1 + 1))" "$log" | sed -n 's/^srun: error: \([^][ :]*\): tasks\{0,1\} .*/\1/p' | head -n 1
+    line=$(tail -c "+$(($1 + 1))" "$log" | grep -am 1 '^srun: error: [^ ]*: tasks\{0,1\} ')
+    guilty=$(sed -n 's/^srun: error: \([^][ :]*\): .*/\1/p' <<<"$line")
+    code=$(sed -n 's/.*: Exited with exit code \([0-9]*\)$/\1/p' <<<"$line")
 }
 
-exclude_nodes()
+exclude_nodes() # adds to `changes` those with two crashes
 {
     local bad wanted=${SLURM_JOB_NUM_NODES:-1} up
-    bad=$(tr ' ' '\n' <<<"$crashed" | sort | uniq -d | paste -sd,)
+    bad=$(tr ' ' '\n' <<<"$crashed" | grep . | sort | uniq -d | paste -sd,)
     [ -n "$bad" ] || return 0
     up=$(sinfo -h -N -p "$SLURM_JOB_PARTITION" -t idle,alloc,mix,comp -o %N | sort -u | grep -cvxF -f <(tr , '\n' <<<"$bad"))
     if [ "$up" -lt "$wanted" ]; then
-        say "not excluding $bad: only $up nodes would remain"
-    elif scontrol update JobId="$job" ExcNodeList="$bad"; then
+        say "two crashes on each of $bad, but only $up nodes would remain without: not excluded"
+    else
         say "excluding $bad: two crashes there"
+        changes+=(ExcNodeList="$bad")
     fi
 }
 
@@ -280,6 +298,8 @@ run_stage() # STAGE CONFIG [section.key=value ...]
     trap forward USR1 TERM
     log_before=$(stat -Lc %s "/proc/$$/fd/1")
     launch_ranks
+    first_failure "$log_before"
+    [ "$rc" -lt 128 ] || rc=${code:-$rc} # srun reports the largest: of a rank that it killed because another one had left
     say "graft-$stage ended with $rc"
     case $rc in
     0) rm -f "$notes" ;;
@@ -294,7 +314,7 @@ run_stage() # STAGE CONFIG [section.key=value ...]
     86) back held "no checkpoint can be written" "held: make room, then scontrol release $job" ;;
     *)
         count_crash
-        crashed="$crashed $(first_to_fail "$log_before")"
+        crashed="$crashed $guilty"
         if [ "$fruitless" -lt 3 ]; then
             back now "crashed"
         else

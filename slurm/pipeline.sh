@@ -79,7 +79,7 @@ GRAFT_SBATCH=()
 site=${GRAFT_SITE:-$GRAFT_HOME/slurm/site.sh}
 # shellcheck source=/dev/null
 [ ! -f "$site" ] || . "$site"
-mkdir -p logs # Slurm fails a job without a word when the directory of its log is missing
+[ -n "$dry" ] || mkdir -p logs # Slurm fails a job without a word when the directory of its log is missing
 exec 3>&1 # submit's own output is the job's id
 before=""
 for s in "${chosen[@]}"; do

@@ -61,26 +61,26 @@ normalise()
 
 freeze()
 {
-    local stage fresh
+    local stage
     for stage in $stages; do [ -f "$configs/$stage.yaml" ] || die "no $configs/$stage.yaml"; done
-    fresh=$(normalise) || exit 2
-    fresh="#stages: $stages"$'\n'"#configs: $configs"$'\n'"$fresh"
+    members=$(normalise) || exit 2
+    frozen="#stages: $stages"$'\n'"#configs: $configs"$'\n'"$members"
     if [ -f "$out/members.tsv" ]; then
-        [ "$fresh" = "$(cat "$out/members.tsv")" ] ||
+        [ "$frozen" = "$(cat "$out/members.tsv")" ] ||
             die "$out was made from another table, or with other stages or configurations: give another --out"
-    else
-        mkdir -p "$out"
-        printf '%s\n' "$fresh" >"$out/members.tsv.tmp" && mv "$out/members.tsv.tmp" "$out/members.tsv"
+    elif [ -z "$dry" ]; then
+        mkdir -p "$out" logs # Slurm fails a job without a word when the directory of its log is missing
+        printf '%s\n' "$frozen" >"$out/members.tsv.tmp" && mv "$out/members.tsv.tmp" "$out/members.tsv"
     fi
 }
 
 missing() # line numbers of members that are not done, as a list for --array; members count from 1
 {
-    grep -v '^#' "$out/members.tsv" | cut -f1 | { i=0
-        while read -r name; do
-            i=$((i + 1))
-            [ -e "$out/$name/DONE" ] || echo $i
-        done; } | paste -sd,
+    local name i=0
+    while read -r name; do
+        i=$((i + 1))
+        [ -e "$out/$name/DONE" ] || echo $i
+    done < <(cut -f1 <<<"$members") | paste -sd,
 }
 
 run() # prints the job's id
@@ -100,7 +100,6 @@ site=${GRAFT_SITE:-$GRAFT_HOME/slurm/site.sh}
 [ ! -f "$site" ] || . "$site"
 exec 3>&1 # run's own output is the job's id
 freeze
-mkdir -p logs # Slurm fails a job without a word when the directory of its log is missing
 todo=$(missing)
 [ -n "$todo" ] || { echo "$out: every member is done"; exec "$GRAFT_HOME/slurm/sweep_report.sh" "$out"; }
 array=$(run sbatch --parsable --job-name="sweep_${out##*/}" --array="$todo%$throttle" "${GRAFT_SBATCH[@]}" \

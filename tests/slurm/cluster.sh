@@ -51,8 +51,8 @@ cluster_start() # DIR NODES CPUS
 cluster_stop()
 {
     [ -n "${cluster_keeper:-}" ] || return 0
-    kill -9 "$cluster_keeper" 2>/dev/null
-    wait "$cluster_keeper" 2>/dev/null
+    kill -9 "$cluster_keeper" 2>/dev/null || true
+    wait "$cluster_keeper" 2>/dev/null || true # killed, as it should be
     cluster_keeper=""
     exec {cluster_orders}>&-
 }
