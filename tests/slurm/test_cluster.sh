@@ -211,11 +211,12 @@ cluster_ctld kill
 cluster_ctld start
 await 30 "the controller" eval 'timeout 5 squeue >squeue 2>/dev/null && [ -s squeue ]'
 
-part "a stage that crashes, and one that finds the disk full: held until released"
+part "a stage that finds the disk full, then crashes, held until released; and one that may not be restarted so often"
 mkdir -p fake/bin
 cat >fake/bin/graft-align <<SH
 #!/bin/bash
 case " \$* " in *" --print-config "*) exec "$bin/graft-align" "\$@" ;; esac
+[ "\$SLURM_JOB_NAME" != given_up ] || exit 134
 codes=(86 134 134 134)
 code=\${codes[\${SLURM_RESTART_COUNT:-0}]:-}
 [ -n "\$code" ] || exec "$bin/graft-align" "\$@"
@@ -223,6 +224,7 @@ exit "\$code"
 SH
 chmod +x fake/bin/graft-align
 held=$(GR_BUILD=$work/fake align held)
+given_up=$(GR_BUILD=$work/fake MAX_RESTARTS=1 align given_up)
 
 part "preemption"
 preempted=$(align preempted --nodelist=n9,n10)
@@ -301,6 +303,8 @@ ended "$after" COMPLETED
 says lost "the last start never ended"
 says once "job [0-9]* takes its place"
 is "$cancelled" CANCELLED
+ended "$given_up" FAILED
+says given_up "giving up after 1 restarts"
 
 part "a chain with a failing stage, mended and submitted again"
 mkdir -p broken
