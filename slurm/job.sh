@@ -167,14 +167,18 @@ linger()
 # back HOW WHY: HOW is now, later or held
 back()
 {
-    local how=$1 verb=requeue try changes=()
+    local how=$1 verb=requeue try delay changes=()
     [ "$how" != held ] || verb=requeuehold
     if [ "$how" != held ] && { [ "$idle" -gt "${MAX_RESTARTS:-20}" ] || [ "$crashes" -gt "${MAX_RESTARTS:-20}" ]; }; then
         give_up 1 "$2; giving up after $starts restarts (MAX_RESTARTS)"
     fi
     save_notes "$how"
     exclude_nodes
-    [ "$how" != later ] || changes+=("StartTime=$(printf '%(%FT%T)T' $((EPOCHSECONDS + ${GRAFT_LOCK_WAIT:-300} * waits)))")
+    delay=0
+    if [ "$how" = later ]; then
+        delay=$((${GRAFT_LOCK_WAIT:-300} * waits))
+        changes+=("StartTime=$(printf '%(%FT%T)T' $((EPOCHSECONDS + delay)))")
+    fi
     say "$2; back into the queue${3:+, $3}"
     for ((try = 0; try < 60; try++)); do # the controller may be away for a while
         if taken; then linger; fi
@@ -233,7 +237,7 @@ resubmit() # HOW
 {
     local new options=()
     options+=(--dependency="afterany:$job" --job-name="$SLURM_JOB_NAME" --partition="$SLURM_JOB_PARTITION" --no-requeue
-        --nodes="$SLURM_JOB_NUM_NODES" --ntasks-per-node="$ranks" --time="$(job_says TimeLimit)")
+        --nodes="$SLURM_JOB_NUM_NODES" --ntasks-per-node="$ranks" --time="$(job_says TimeLimit)" --begin="now+$delay")
     [ -z "${SLURM_JOB_ACCOUNT:-}" ] || options+=(--account="$SLURM_JOB_ACCOUNT")
     [ -z "${SLURM_ARRAY_TASK_ID:-}" ] || options+=(--array="$SLURM_ARRAY_TASK_ID" --output=logs/%x.%A_%a.log)
     [ "$1" != held ] || options+=(--hold)
