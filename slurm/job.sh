@@ -94,6 +94,23 @@ look()
     files=$(find "$out" -maxdepth 1 -type f \( -name '*.h5' -o -name '*.json' -o -name '*.safetensors' \) ! -name '.*' 2>/dev/null | wc -l)
 }
 
+# Is the stage's product there? Products appear complete, by rename (docs/formats.md); another node may see them a moment later.
+complete()
+{
+    local try
+    for ((try = 0; try < 10; try++)); do
+        case $stage in
+        import | convert | align | distill | extend) [ -f "$out" ] || [ -f "$out/weights.h5" ] ;;
+        tokenize | teacher) [ -f "$out/index.json" ] ;;
+        evaluate) [ -f "$out/results.json" ] || [ -f "$out/logits.h5" ] ;;
+        export) [ -f "$out/config.json" ] ;;
+        *) [ -e "$out" ] ;;
+        esac && return 0
+        sleep 1
+    done
+    return 1
+}
+
 # ---- notes from start to start -----------------------------------------------------------------------
 
 # One small file per job and stage. All numbers: restarts that brought nothing, crashes in all, crashes in a row without
@@ -304,6 +321,10 @@ run_stage() # STAGE CONFIG [section.key=value ...]
     launch_ranks
     first_failure "$log_before"
     [ "$rc" -lt 128 ] || rc=${code:-$rc} # srun reports the largest: of a rank that it killed because another one had left
+    if [ "$rc" -eq 0 ] && ! complete; then # srun has been seen to say 0 after it failed to start a rank
+        say "the launcher says 0, but there is no product in $out"
+        rc=1
+    fi
     say "graft-$stage ended with $rc"
     case $rc in
     0) rm -f "$notes" ;;

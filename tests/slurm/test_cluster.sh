@@ -216,7 +216,6 @@ mkdir -p fake/bin
 cat >fake/bin/graft-align <<SH
 #!/bin/bash
 case " \$* " in *" --print-config "*) exec "$bin/graft-align" "\$@" ;; esac
-[ "\$SLURM_JOB_NAME" != given_up ] || exit 134
 codes=(86 134 134 134)
 code=\${codes[\${SLURM_RESTART_COUNT:-0}]:-}
 [ -n "\$code" ] || exec "$bin/graft-align" "\$@"
@@ -224,7 +223,7 @@ exit "\$code"
 SH
 chmod +x fake/bin/graft-align
 held=$(GR_BUILD=$work/fake align held)
-given_up=$(GR_BUILD=$work/fake MAX_RESTARTS=1 align given_up)
+given_up=$(GRAFT_SRUN=true MAX_RESTARTS=1 align given_up) # a launcher that says 0 and has done nothing
 
 part "preemption"
 preempted=$(align preempted --nodelist=n9,n10)
@@ -304,6 +303,7 @@ says lost "the last start never ended"
 says once "job [0-9]* takes its place"
 is "$cancelled" CANCELLED
 ended "$given_up" FAILED
+says given_up "says 0, but there is no product"
 says given_up "giving up after 1 restarts"
 
 part "a chain with a failing stage, mended and submitted again"
