@@ -2,7 +2,7 @@
 # Every configuration that is shipped is one that its program takes; every model of slurm/ has its scripts and configurations; what
 # pipeline.sh and sweep.sh would submit, and what they refuse.
 #TEST np: 1
-#TEST timeout: 120
+#TEST timeout: 240
 set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 cd "$top"
