@@ -19,7 +19,7 @@ BUILD  ?= build
 ARCH   ?= native
 SAN    ?=
 WERROR ?= -Werror
-KINDS  ?= unit mpi jobs golden faults gpu
+KINDS  ?= unit mpi jobs slurm golden faults gpu
 T      ?=
 
 SHELL := /bin/bash

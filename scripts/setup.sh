@@ -18,6 +18,7 @@ packages=(
     libxxhash-dev                   # hashes of documents
     gnuplot-nox                     # plots of a report
     strace                          # tests: faults at every system call of a commit
+    slurm-wlm munge                 # tests: a throw-away cluster
 )
 
 die() { echo "setup: $*" >&2; exit 1; }
@@ -46,6 +47,15 @@ root=()
 if [ "$(id -u)" -ne 0 ]; then
     command -v sudo >/dev/null || die "packages are missing; as root: apt-get install ${missing[*]}"
     root=(sudo)
+fi
+
+# A package may bring daemons (Slurm, munge): tests start their own, and this machine is not to become a cluster. Debian asks
+# policy-rc.d before it starts one. Where there is one already, it decides, as in most container images.
+policy=/usr/sbin/policy-rc.d
+if [ ! -e $policy ]; then
+    trap '"${root[@]}" rm -f $policy' EXIT
+    printf '#!/bin/sh\nexit 101\n' | "${root[@]}" tee $policy >/dev/null
+    "${root[@]}" chmod 755 $policy
 fi
 
 echo "setup: installing ${missing[*]}"

@@ -23,7 +23,7 @@
 set -u
 cd "$(dirname "$0")/.." || exit 1
 
-kinds="unit mpi jobs golden faults gpu" build=build asan="" names=()
+kinds="unit mpi jobs slurm golden faults gpu" build=build asan="" names=()
 while [ $# -gt 0 ]; do
     case $1 in
     --kinds | --build | --asan)

@@ -1,0 +1,6 @@
+#!/bin/bash
+# Each rank holds 50 GB (33 frozen, 17 for 1.06 G trained parameters) and the activations of a micro-batch.
+#SBATCH --job-name=align_8b --nodes=16 --time=24:00:00 --exclusive --mem=0
+#SBATCH --requeue --open-mode=append --signal=B:USR1@300 --output=logs/%x.%j.log
+home=${GRAFT_HOME:-${SLURM_SUBMIT_DIR:-.}} # Slurm runs a copy of this file: its own place says nothing
+. "$home/slurm/job.sh" && run_stage align "${GRAFT_CONFIG:-$home/configs/qwen3_8b/align.yaml}" "$@"

@@ -1,0 +1,6 @@
+#!/bin/bash
+# Each rank holds 226 GB (7.4 G trained parameters, 26.7 G frozen ones) and activations: one to a node.
+#SBATCH --job-name=distill_32b --nodes=32 --time=24:00:00 --exclusive --mem=0 --ntasks-per-node=1
+#SBATCH --requeue --open-mode=append --signal=B:USR1@300 --output=logs/%x.%j.log
+home=${GRAFT_HOME:-${SLURM_SUBMIT_DIR:-.}} # Slurm runs a copy of this file: its own place says nothing
+. "$home/slurm/job.sh" && run_stage distill "${GRAFT_CONFIG:-$home/configs/qwen3_32b/distill.yaml}" "$@"
