@@ -28,21 +28,25 @@ skip() # MESSAGE
     exit 77
 }
 
-draw() # N: a number below N
+# What is drawn goes to a variable: a subshell has random numbers of its own.
+draw() # VARIABLE N: a number below N
 {
-    echo $(((RANDOM << 15 | RANDOM) % $1))
+    printf -v "$1" %d $(((RANDOM << 15 | RANDOM) % $2))
 }
 
-pick() # WORD...: one of them
+pick() # VARIABLE WORD...: one of them
 {
-    shift "$(draw $#)"
-    echo "$1"
+    local variable=$1 turn
+    shift
+    draw turn $#
+    shift "$turn"
+    printf -v "$variable" %s "$1"
 }
 
-pick_nth() # N WORD...
+nth_stage() # VARIABLE N: in turn
 {
-    shift $(($1 + 1))
-    echo "$1"
+    local list=($stages)
+    printf -v "$1" %s "${list[$2 % ${#list[@]}]}"
 }
 
 is_training() # STAGE

@@ -79,28 +79,31 @@ nothing_lost() # STAGE NEWEST WHAT
 
 moment() # STAGE
 {
-    local stage=$1 np again victim how at calls_of what before="" resumed
-    np=$(pick 1 2 2 2 3)
-    again=$(pick "$np" "$np" 1 2 3 4)
-    how=$(pick time call call)
-    victim=$(draw "$np")
-    calls_of=${number[$stage-$((victim > 0 && ${number[$stage-1]} > 0))]}
-    at=$((1 + $(draw "$calls_of")))
-    if [ "$how" = time ]; then
-        victim=$(pick "$victim" mpirun)
-        at=$(draw "${ms[$stage]}")
+    local stage=$1 np again victim how calls_of at twice what before="" resumed
+    pick np 1 2 2 2 3
+    pick again "$np" "$np" 1 2 3 4
+    pick how time call call
+    draw victim "$np"
+    if [ "$how" = call ]; then
+        calls_of=${number[$stage-$((victim > 0 && ${number[$stage-1]} > 0))]}
+        draw at "$calls_of"
+        at=$((at + 1))
+    else
+        pick victim "$victim" mpirun
+        draw at "${ms[$stage]}"
     fi
     # How long mpirun gives the other ranks between TERM and KILL: not at all, to save time, or a second, as is usual
+    pick OMPI_MCA_odls_base_sigkill_timeout 0 0 0 1
     export OMPI_MCA_odls_base_sigkill_timeout
-    OMPI_MCA_odls_base_sigkill_timeout=$(pick 0 0 0 1)
     what="$stage on $np, $victim killed at $how $at, again on $again"
     fresh
     strike "$stage" "$np" "$victim" "$how" "$at" "$what"
     what+=" ($(sed -n 's/ <- kill$//p' "$calls" 2>/dev/null))"
-    if [ "$(draw 4)" = 0 ]; then # and while it recovers, where retention follows soon, too
-        at=$((1 + $(draw 30)))
-        what+=", killed again at call $at"
-        strike "$stage" "$again" 0 call $at "$what"
+    draw twice 4
+    if [ "$twice" = 0 ]; then # and while it recovers, where retention follows soon, too
+        draw at 30
+        what+=", killed again at call $((at + 1))"
+        strike "$stage" "$again" 0 call $((at + 1)) "$what"
     fi
     if is_training "$stage"; then
         before=$(newest "$stage")
@@ -127,11 +130,8 @@ moment() # STAGE
 
 kills=0 overslept=0 alike=0 elastic=0
 for ((m = 0; m < ${MOMENTS:-14}; m++)); do
-    if [ $m -lt 9 ]; then
-        moment "$(pick_nth $m $stages)"
-    else
-        moment "$(pick $stages align distill extend)"
-    fi
+    if [ $m -lt 9 ]; then nth_stage stage $m; else pick stage $stages align distill extend; fi
+    moment "$stage"
 done
 echo "survived: $kills kills ($overslept came too late), $alike restarts on as many ranks, $elastic on another number"
 [ $((2 * kills)) -gt "${MOMENTS:-14}" ] || complain "only $kills kills"
