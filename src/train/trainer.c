@@ -137,10 +137,7 @@ gr_status gr_trainer_open(gr_trainer **out, gr_run *run, gr_model *model, const 
     GR_TRY(gr_ckpt_dir_open(&t->ckpt, run->comm, path));
     GR_TRY(resume(t));
     GR_TRY(gr_path(path, "%s/config.yaml", run->cfg->run.out));
-    if (gr_comm_rank(run->comm) == 0) {
-        st = gr_remove_temporaries(run->cfg->run.out); /* we hold the lock */
-        if (st == GR_OK) st = gr_write_file(path, run->config_text, strlen(run->config_text));
-    }
+    if (gr_comm_rank(run->comm) == 0) st = gr_write_file(path, run->config_text, strlen(run->config_text));
     GR_TRY(gr_agree(run->comm, st));
     GR_TRY(gr_path(path, "%s/metrics.jsonl", run->cfg->run.out));
     GR_TRY(gr_metrics_open(&t->metrics, run->comm, path, t->step));

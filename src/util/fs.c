@@ -17,8 +17,6 @@ enum {
     TREE_DEPTH = 8
 };
 
-#define TEMPORARY ".tmp-" /* how its name begins */
-
 gr_status gr_path(char dst[GR_PATH_MAX], const char *fmt, ...)
 {
     gr_status st = GR_OK;
@@ -192,7 +190,7 @@ gr_status gr_temporary(char dst[GR_PATH_MAX], const char *path)
     const char *base = base_of(path, &n);
 
     if (n > NAME_KEPT) n = NAME_KEPT;
-    return gr_path(dst, "%.*s" TEMPORARY "%.*s-%ld", (int)(base - path), path, (int)n, base, (long)getpid());
+    return gr_path(dst, "%.*s.tmp-%.*s-%ld", (int)(base - path), path, (int)n, base, (long)getpid());
 }
 
 gr_status gr_publish(const char *from, const char *to)
@@ -230,23 +228,6 @@ out:
 gr_status gr_remove_tree(const char *path)
 {
     return remove_tree(path, 0);
-}
-
-gr_status gr_remove_temporaries(const char *dir)
-{
-    gr_status st = GR_OK;
-    char    **name = NULL, path[GR_PATH_MAX];
-    int64_t   n = 0;
-
-    GR_TRY(gr_list(dir, &name, &n));
-    for (int64_t i = 0; i < n; i++) {
-        if (strncmp(name[i], TEMPORARY, sizeof TEMPORARY - 1) != 0) continue;
-        GR_TRY(gr_path(path, "%s/%s", dir, name[i]));
-        GR_TRY(gr_remove_tree(path));
-    }
-out:
-    gr_names_free(&name, n);
-    return st;
 }
 
 bool gr_exists(const char *path)

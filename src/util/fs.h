@@ -51,10 +51,6 @@ gr_status gr_publish(const char *from, const char *to);
 /** Remove a file, or a directory and what is in it (8 levels); links are removed, not followed. Missing is fine. */
 gr_status gr_remove_tree(const char *path);
 
-/** Remove what gr_temporary named in this directory: left by runs that died. Only for who holds the directory's lock;
- * a run that lives may be writing others. */
-gr_status gr_remove_temporaries(const char *dir);
-
 bool gr_exists(const char *path);
 
 /** Names in a directory, sorted bytewise, without "." and "..". Free each and the array with

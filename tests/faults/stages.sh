@@ -137,7 +137,7 @@ fresh()
 # The product of STAGE in $try is golden's. With a TOLERANCE: made on another number of ranks.
 #
 # import, convert: every tensor bit for bit, on any number of ranks (the file says besides when it was made).
-# tokenize, teacher, export: every byte of every file, on any number of ranks: nothing in them depends on time or place.
+# tokenize, teacher, export: every byte of every file but the record, on any number of ranks: nothing in them depends on time or place.
 # align, distill, extend: every tensor, and every loss of metrics.jsonl, bit for bit; on other ranks the losses of the same steps to 1e-4
 #     (sums over ranks are made in another order, and training amplifies it; other data would differ by far more), which is the data order.
 # evaluate: every number but the seconds; on other ranks to 1e-5.
@@ -146,7 +146,7 @@ same() # STAGE [TOLERANCE]
     local stage=$1 tolerance=${2:-0}
     case $stage in
     import | convert) same_weights "$try/$stage/weights.h5" "$gold/$stage/weights.h5" 0 ;;
-    tokenize | teacher | export) diff -r -x '*.lock' -x '.generation' -x '.tmp-*' "$gold/$stage" "$try/$stage" ;;
+    tokenize | teacher | export) diff -r -x graft.json -x '*.lock' -x '.tmp-*' "$gold/$stage" "$try/$stage" ;;
     align | distill | extend)
         [ "$tolerance" != 0 ] || same_weights "$try/$stage/weights.h5" "$gold/$stage/weights.h5" 0 || return 1
         [ -s "$try/$stage/weights.h5" ] && same_metrics "$try/$stage/metrics.jsonl" "$gold/$stage/metrics.jsonl" "$tolerance" ;;
@@ -177,12 +177,12 @@ appeared() # STAGE
     esac
 }
 
-# Nothing that was being made is left after a run that succeeded. A stage that holds no lock cannot know what belongs to a twin that is alive,
-# and must leave its files alone.
+# Nothing that was being made is left after a run that succeeded.
 tidy() # WHAT
 {
     local left keep=()
-    [ -n "$(find "$try" -name '*.lock')" ] || keep=(! -name '.tmp-*')
+    # A stage that keeps no record and holds no lock cannot tell its own leavings from what a twin is writing.
+    [ -n "$(find "$try" -name graft.json)" ] || keep=(! -name '.tmp-*')
     left=$(find "$try" "$dir/shm" "${keep[@]}" \( -name '.tmp-*' -o -name '.del-*' -o -name '*.partial' -o -name 'bad-*' -o -path "$dir/shm/*" \) \
         -printf '%P ')
     [ -z "$left" ] || complain "$1: left behind: $left"

@@ -23,7 +23,7 @@ unfinished() # a run of align with two checkpoints and no product
 {
     fresh
     cp -r "$gold/align" "$try/align"
-    rm "$try/align/weights.h5"
+    rm -f "$try/align/weights.h5" "$try/align/graft.json"
 }
 
 file_of() # VARIABLE DIRECTORY: one of its files
@@ -65,6 +65,12 @@ reads()
     esac
 }
 
+other_kind() # VARIABLE STAGE: a sealed file that its product is not
+{
+    printf -v "$1" %s "$gold/teacher/logits-00000.h5"
+    [ "$2" != teacher ] || printf -v "$1" %s "$gold/tokenize/shard-00000.h5"
+}
+
 product_file() # VARIABLE STAGE: one of the files that are its product
 {
     pick "$1" $(cd "$gold/$2" && find . -maxdepth 1 -name '*.h5' -o -maxdepth 1 -name index.json | sort)
@@ -72,14 +78,15 @@ product_file() # VARIABLE STAGE: one of the files that are its product
 
 refused() # STAGE: what it reads is damaged
 {
-    local stage=$1 from file how what real=$gold
+    local stage=$1 from file other how what real=$gold
     pick from $(reads "$stage")
+    other_kind other "$from"
     product_file file "$from"
     gold=$dir/spoilt
     rm -rf "$gold"
     cp -r "$real" "$gold"
     draw how 1000000
-    how=$("$damage" file "$how" "$gold/$from/$file" "$real/tokenize/shard-00001.h5")
+    how=$("$damage" file "$how" "$gold/$from/$file" "$other")
     what="$stage reads $from/$file: $how"
     fresh
     launch 2 "$stage"
@@ -92,12 +99,13 @@ refused() # STAGE: what it reads is damaged
 
 found() # STAGE: its own product is damaged
 {
-    local stage=$1 file how what
+    local stage=$1 file other how what
     product_file file "$stage"
+    other_kind other "$stage"
     fresh
     cp -r "$gold/$stage" "$try/$stage"
     draw how 1000000
-    how=$("$damage" file "$how" "$try/$stage/$file" "$gold/tokenize/shard-00001.h5")
+    how=$("$damage" file "$how" "$try/$stage/$file" "$other")
     what="$stage finds its $file: $how"
     launch 2 "$stage"
     case $rc in

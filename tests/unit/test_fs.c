@@ -147,14 +147,6 @@ static void test_trees(void)
     CHECK(!symlink(dir, in_dir("t/out")) && gr_remove_tree(in_dir("t")) == GR_OK && !gr_exists(in_dir("t")), "remove");
     CHECK(gr_exists(in_dir("file")), "a link was followed out of the tree");
     CHECK(gr_remove_tree(in_dir("t")) == GR_OK, "removing nothing");
-    CHECK(gr_mkdirs(in_dir("t/.tmp-x-1/y")) == GR_OK && gr_write_file(in_dir("t/.tmp-z-2"), "x", 1) == GR_OK &&
-              gr_write_file(in_dir("t/kept"), "x", 1) == GR_OK && gr_mkdirs(in_dir("t/u/.tmp-v-3")) == GR_OK,
-          "temporaries");
-    CHECK(gr_remove_temporaries(in_dir("t")) == GR_OK && !gr_exists(in_dir("t/.tmp-x-1")) &&
-              !gr_exists(in_dir("t/.tmp-z-2")) && gr_exists(in_dir("t/kept")) && gr_exists(in_dir("t/u/.tmp-v-3")),
-          "temporaries go, what is in other directories stays");
-    CHECK(gr_remove_temporaries(in_dir("nowhere")) == GR_ERR_INPUT, "temporaries of no directory");
-    CHECK(gr_remove_tree(in_dir("t")) == GR_OK, "remove");
     CHECK(gr_fsync_path(dir) == GR_OK && gr_fsync_path(in_dir("t")) == GR_ERR_IO, "fsync");
 }
 
