@@ -140,7 +140,7 @@ fresh()
 # tokenize, teacher, export: every byte of every file but the record, on any number of ranks: nothing in them depends on time or place.
 # align, distill, extend: every tensor, and every loss of metrics.jsonl, bit for bit; on other ranks the losses of the same steps to 1e-4
 #     (sums over ranks are made in another order, and training amplifies it; other data would differ by far more), which is the data order.
-# evaluate: every number but the seconds; on other ranks to 1e-5.
+# evaluate: every number but the seconds; on other ranks to 1e-4.
 same() # STAGE [TOLERANCE]
 {
     local stage=$1 tolerance=${2:-0}

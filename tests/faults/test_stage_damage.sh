@@ -8,7 +8,7 @@
 #   DAMAGES    to checkpoints (default 60)
 #   PRODUCTS   damages to products (default 14)
 #TEST np: 1
-#TEST timeout: 150
+#TEST timeout: 240
 . "$(dirname "$0")/stages.sh"
 export OMPI_MCA_odls_base_sigkill_timeout=0 # of the ranks: by then all have finalised, or hang
 damage=$GR_BUILD/tests/faults/drive_damage

@@ -14,7 +14,7 @@
 #             which takes an hour
 #   DISKS     how many full disks (default 6)
 #TEST np: 1
-#TEST timeout: 200
+#TEST timeout: 300
 . "$(dirname "$0")/stages.sh"
 export OMPI_MCA_odls_base_sigkill_timeout=0 # of the ranks: by then all have finalised, or hang
 golden
@@ -176,5 +176,5 @@ if [ "${ERRORS:-24}" = all ]; then every_one; else some "${ERRORS:-24}"; fi
 wanted=$([ "${ERRORS:-24}" = all ] && echo 1000 || echo $((${ERRORS:-24} * 3 / 4)))
 [ $hit -ge "$wanted" ] || complain "only $hit errors"
 disks "${DISKS:-6}"
-echo "survived: $hit errors, ${DISKS:-6} full disks: $(for c in "${!outcome[@]}"; do printf 'exit %s %s times, ' "$c" "${outcome[$c]}"; done)"
+echo "survived: $hit errors, ${DISKS:-6} disks full: $(for c in "${!outcome[@]}"; do printf 'exit %s: %s. ' "$c" "${outcome[$c]}"; done)"
 [ $bad = 0 ]

@@ -5,7 +5,7 @@
 #   SEED     what is drawn (default 1)
 #   STAGES   which (default: three that the seed chooses, one of them training); all
 #TEST np: 1
-#TEST timeout: 200
+#TEST timeout: 240
 . "$(dirname "$0")/stages.sh"
 golden
 
