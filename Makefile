@@ -4,6 +4,7 @@
 #   make check      everything: packages, build, lint, all tests, unit tests again under sanitizers
 #   make test       build and tests only; KINDS="unit mpi" and T="name ..." choose
 #   make lint       the house rules (tests/lint)
+#   make soak       faults with random seeds, SOAK_MINUTES long (tests/soak.sh)
 #   make demo       a whole pipeline on a small model (scripts/demo.sh)
 #   make setup | format | clean
 #
@@ -26,7 +27,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: all check test lint demo setup format clean build-tests build-unit deps flags FORCE
+.PHONY: all check test lint soak demo setup format clean build-tests build-unit deps flags FORCE
 all:
 
 ifeq ($(MAKELEVEL),0) # a -j on the command line still wins
@@ -148,6 +149,9 @@ test: all build-tests
 
 lint:
 	@bad=0; for l in tests/lint/*.sh; do $$l || bad=1; done; exit $$bad
+
+soak: all build-tests
+	@BUILD=$(BUILD) tests/soak.sh
 
 demo:
 	@GR_BUILD=$(BUILD) scripts/demo.sh

@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # Run the tests: every tests/KIND/test_*.c (built by make) and tests/KIND/test_*.sh.
 #
-#   tests/run.sh [--kinds "unit mpi ..."] [--build DIR] [--asan DIR] [NAME ...]
+#   tests/run.sh [--kinds "unit mpi ..."] [--build DIR] [--asan DIR] [--slower N] [NAME ...]
 #
 #   --kinds   directories below tests/ (default: all but lint; lint runs tests/lint/*.sh)
 #   --build   where make put the programs (default build)
 #   --asan    run the unit tests once more, from this build directory
+#   --slower  all limits N times as long
 #   NAME      only tests whose path contains one of the names
 #
 # A test says near its top how it wants to be run; there is no other list:
@@ -19,14 +20,14 @@
 #   GR_TEST_DIR   an empty directory of its own, removed when it passes
 #   GR_BUILD      the build directory (absolute)
 #   GR_NP         the np of this run
-# and fails also by leaving a process behind.
+# and fails also by leaving a process behind. GR_TEST_SAYS=PATTERN shows the lines of its output that begin so.
 set -u
 cd "$(dirname "$0")/.." || exit 1
 
-kinds="unit mpi jobs slurm golden faults gpu" build=build asan="" names=()
+kinds="unit mpi jobs slurm golden faults gpu" build=build asan="" slower=1 names=()
 while [ $# -gt 0 ]; do
     case $1 in
-    --kinds | --build | --asan)
+    --kinds | --build | --asan | --slower)
         [ $# -ge 2 ] || { echo "$0: $1 needs a value" >&2; exit 2; }
         printf -v "${1#--}" %s "$2"
         shift 2 ;;
@@ -126,6 +127,7 @@ run_one()
         kill -9 $stray 2>/dev/null
     fi
     verdict $word "$label" "$((t1 / 1000)).$(printf %03d $((t1 % 1000)))" "$note"
+    [ -z "${GR_TEST_SAYS:-}" ] || grep -a "^$GR_TEST_SAYS" "$log"
     case $word in
     ok | skip) rm -rf "$dir" "$log" ;;
     *)  excerpt "$log" | sed 's/^/    | /'
@@ -171,8 +173,8 @@ run_kind()
 }
 
 main_build=$build
-for k in $kinds; do run_kind "$k" "$main_build" "" 1; done
-[ -n "$asan" ] && run_kind unit "$asan" " (asan)" 5
+for k in $kinds; do run_kind "$k" "$main_build" "" "$slower"; done
+[ -n "$asan" ] && run_kind unit "$asan" " (asan)" $((5 * slower))
 
 if [ "$skipped" -eq 0 ]; then echo "$passed passed, $failed failed"; else echo "$passed passed, $failed failed, $skipped skipped"; fi
 [ $failed -eq 0 ]

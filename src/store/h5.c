@@ -66,6 +66,13 @@ out:
     return st;
 }
 
+/* Before MPI_Init: parallel HDF5 that starts later has MPI_Finalize close what is open, and crashes there when a close
+ * has failed before, as on a full disk. A failure is reported when the first file is opened. */
+__attribute__((constructor)) static void start_before_mpi(void)
+{
+    gr_h5_start();
+}
+
 hid_t gr_h5_type(gr_dtype t)
 {
     return type_of[t];
