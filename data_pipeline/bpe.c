@@ -49,7 +49,7 @@ struct gr_bpe {
     gr_bytes  text;
     uint32_t *name; /* hash of vocabulary forms: 1 + id */
     uint64_t  name_mask;
-    int64_t   longest; /* bytes of the longest vocabulary form */
+    int64_t   longest;      /* bytes of the longest vocabulary form */
     int64_t   byte_id[256]; /* GR_BPE_NONE: dropped */
     bool      whole_words;
     int64_t   n_lost; /* bytes dropped so far */

@@ -4,11 +4,10 @@
  *
  *     normalizer      null, NFC, Sequence of those
  *     pre_tokenizer   ByteLevel, or a Sequence of Split (Regex, Isolated), Digits, and ByteLevel last
- *     model           BPE without dropout, unk_token, byte_fallback, prefix or suffix; bytes of control characters and of
- *                     unassigned planes may lack a token, and are dropped as the reference drops them
- *     post_processor  null, ByteLevel, TemplateProcessing, Sequence of those
- *     decoder         ByteLevel
- *     added_tokens    all flags; ids must be those HuggingFace would give
+ *     model           BPE without dropout, unk_token, byte_fallback, prefix or suffix; bytes of control characters and
+ * of unassigned planes may lack a token, and are dropped as the reference drops them post_processor  null, ByteLevel,
+ * TemplateProcessing, Sequence of those decoder         ByteLevel added_tokens    all flags; ids must be those
+ * HuggingFace would give
  *
  * A handle and its caches belong to one thread.
  */

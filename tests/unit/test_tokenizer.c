@@ -251,9 +251,9 @@ static void test_lost(void)
     const json_t *variant;
     size_t        i;
 
-    json_array_foreach(json_object_get(cases, "variants"), i, variant)
-        if (!strcmp(json_string_value(json_object_get(variant, "name")), "smollm"))
-            tree = patched(json_object_get(variant, "patch"));
+    json_array_foreach(json_object_get(cases, "variants"), i,
+                       variant) if (!strcmp(json_string_value(json_object_get(variant, "name")), "smollm")) tree =
+        patched(json_object_get(variant, "patch"));
     CHECK(tree && open_json(&t, tree, true) == GR_OK, "open");
     for (int64_t round = 1; round <= 3; round++)
         CHECK(gr_tokenizer_encode(t, "-\x04-\x16 -\x04-\x16", 9, false, &ids) == GR_OK &&
