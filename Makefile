@@ -5,7 +5,7 @@
 #   make test       build and tests only; KINDS="unit mpi" and T="name ..." choose
 #   make lint       the house rules (tests/lint)
 #   make soak       faults with random seeds, SOAK_MINUTES long (tests/soak.sh)
-#   make demo       a whole pipeline on a small model (scripts/demo.sh)
+#   make demo       a whole pipeline on a small model; TEACHER=smollm2: on a real one (scripts/demo.sh)
 #   make setup | format | clean
 #
 #   src/**.c kernels/**.c data_pipeline/**.c   -> build/libgraft.a

@@ -49,15 +49,17 @@ struct gr_bpe {
     gr_bytes  text;
     uint32_t *name; /* hash of vocabulary forms: 1 + id */
     uint64_t  name_mask;
-    int64_t   longest; /* bytes of the longest vocabulary form */
-    int64_t   byte_id[256];
+    int64_t   longest;      /* bytes of the longest vocabulary form */
+    int64_t   byte_id[256]; /* GR_BPE_NONE: dropped */
     bool      whole_words;
+    int64_t   n_lost; /* bytes dropped so far */
 
     entry   *cache;
     uint8_t *pool;
     uint32_t n_pool;
 
-    symbol    *sym; /* scratch of long words */
+    uint32_t  *letter; /* scratch of long words */
+    symbol    *sym;
     candidate *heap;
     int64_t    n_sym;
     gr_bytes   spelling; /* scratch of whole_word */
@@ -131,6 +133,7 @@ void gr_bpe_close(gr_bpe **mp)
     gr_free(&m->cache);
     gr_free(&m->pool);
     gr_bytes_close(&m->spelling);
+    gr_free(&m->letter);
     gr_free(&m->sym);
     gr_free(&m->heap);
     gr_free(mp);
@@ -198,6 +201,15 @@ gr_status gr_bpe_add_merge(gr_bpe *m, uint32_t rank, uint32_t left, uint32_t rig
     return GR_OK;
 }
 
+/* Control characters that are no white space, bytes that UTF-8 never has, and the first bytes of planes 4 to
+ * 11, where no character is assigned. Vocabularies trained without these 256 letters exist (SmolLM's). */
+static bool expendable(int b)
+{
+    const bool control = b < '\t' || (b > '\r' && b < ' ') || b == 0x7F;
+
+    return control || b == 0xC0 || b == 0xC1 || b == 0xF1 || b == 0xF2 || b >= 0xF5;
+}
+
 gr_status gr_bpe_seal(gr_bpe *m, bool whole_words, int *missing)
 {
     for (int b = 0; b < 256; b++) {
@@ -206,10 +218,15 @@ gr_status gr_bpe_seal(gr_bpe *m, bool whole_words, int *missing)
 
         m->byte_id[b] = gr_bpe_find(m, letter, n);
         *missing = b;
-        if (m->byte_id[b] < 0 && b != 0xC0 && b != 0xC1 && b < 0xF5) return GR_ERR_INPUT;
+        if (m->byte_id[b] < 0 && !expendable(b)) return GR_ERR_INPUT;
     }
     m->whole_words = whole_words;
     return GR_OK;
+}
+
+int64_t gr_bpe_lost(const gr_bpe *m)
+{
+    return m->n_lost;
 }
 
 /* ---- merging ---------------------------------------------------------------------------------- */
@@ -226,13 +243,25 @@ static const slot *find_merge(const gr_bpe *m, uint32_t left, uint32_t right)
     return NULL;
 }
 
+/* The letters of a word of n bytes -> id; how many there are. A byte without a token leaves no gap: its neighbours may
+ * merge, as in the reference. */
+static int64_t spell(gr_bpe *m, const unsigned char *word, int64_t n, uint32_t *id)
+{
+    int64_t k = 0;
+
+    for (int64_t i = 0; i < n; i++)
+        if (m->byte_id[word[i]] >= 0) id[k++] = (uint32_t)m->byte_id[word[i]];
+    m->n_lost += n - k;
+    return k;
+}
+
 /* At most BPE_SHORT symbols: keep every pair's rank, take the lowest, close the gap. */
 static gr_status merge_short(gr_bpe *m, const unsigned char *word, int n, gr_ids *ids)
 {
     uint32_t  id[BPE_SHORT], rank[BPE_SHORT], merged[BPE_SHORT];
     gr_status st = GR_OK;
 
-    for (int i = 0; i < n; i++) id[i] = (uint32_t)m->byte_id[word[i]];
+    n = (int)spell(m, word, n, id);
     for (int i = 0; i + 1 < n; i++) {
         const slot *s = find_merge(m, id[i], id[i + 1]);
         rank[i] = s ? s->rank : NO_RANK;
@@ -309,12 +338,15 @@ static gr_status merge_long(gr_bpe *m, const unsigned char *word, int64_t n, gr_
     GR_CHECK(n < INT32_MAX / 4, GR_ERR_INPUT, "a single word of %lld bytes is more than Graft tokenizes", (long long)n);
     if (m->n_sym < n) {
         /* n - 1 pairs at first, and each of at most n - 1 merges proposes two. */
+        GR_TRY(gr_realloc(&m->letter, (uint64_t)n, sizeof *m->letter, "long word"));
         GR_TRY(gr_realloc(&m->sym, (uint64_t)n, sizeof *m->sym, "long word"));
         GR_TRY(gr_realloc(&m->heap, (uint64_t)(3 * n), sizeof *m->heap, "long word"));
         m->n_sym = n;
     }
+    n = spell(m, word, n, m->letter);
+    if (n == 0) goto out;
     for (int64_t i = 0; i < n; i++)
-        m->sym[i] = (symbol){(uint32_t)m->byte_id[word[i]], (int32_t)i - 1, i + 1 < n ? (int32_t)i + 1 : -1, false};
+        m->sym[i] = (symbol){m->letter[i], (int32_t)i - 1, i + 1 < n ? (int32_t)i + 1 : -1, false};
     for (int64_t i = 0; i + 1 < n; i++) propose(m, &n_heap, (int32_t)i);
     while (n_heap > 0) {
         const candidate c = heap_pop(m->heap, &n_heap);
@@ -345,8 +377,8 @@ static gr_status whole_word(gr_bpe *m, const unsigned char *word, int64_t n, int
     if (n > m->longest) goto out;
     m->spelling.n = 0;
     for (int64_t i = 0; i < n; i++) {
-        int64_t     one = 0;
-        const char *letter = gr_bpe_text(m, (uint32_t)m->byte_id[word[i]], &one);
+        char      letter[4];
+        const int one = gr_utf8_encode(gr_byte_to_letter(word[i]), letter);
         GR_TRY(gr_bytes_push(&m->spelling, letter, one));
     }
     *id = gr_bpe_find(m, m->spelling.v, m->spelling.n);
@@ -437,7 +469,7 @@ gr_status gr_bpe_encode(gr_bpe *m, const char *word, int64_t n, int64_t slack, g
     gr_status st = GR_OK;
     uint64_t  key[2], hash;
     entry    *set;
-    int64_t   first = ids->n;
+    int64_t   first = ids->n, lost;
 
     if (n > LONGEST_CACHED) return encode_uncached(m, word, n, ids);
     load_key(word, n, slack, key);
@@ -461,8 +493,10 @@ gr_status gr_bpe_encode(gr_bpe *m, const char *word, int64_t n, int64_t slack, g
         ids->n += e->n_id;
         goto out;
     }
+    lost = m->n_lost;
     GR_TRY(encode_uncached(m, word, n, ids));
-    remember(m, set, key, word, n, ids->v + first, ids->n - first);
+    if (m->n_lost == lost) /* else it is counted again each time */
+        remember(m, set, key, word, n, ids->v + first, ids->n - first);
 out:
     return st;
 }

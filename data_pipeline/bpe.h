@@ -31,12 +31,16 @@ gr_status gr_bpe_add_token(gr_bpe *m, uint32_t id, const char *text, int64_t n);
 gr_status gr_bpe_add_merge(gr_bpe *m, uint32_t rank, uint32_t left, uint32_t right, uint32_t merged);
 
 /** All is declared. whole_words: a word that is a token takes its id without merging (`ignore_merges`).
- * Returns GR_ERR_INPUT, not logged, when a byte that occurs in UTF-8 has no token; *missing is that byte. */
+ * A byte may be without a token: it is dropped, as the reference drops it. Returns GR_ERR_INPUT, not logged, when that
+ * would lose text, not just control characters and unassigned planes; *missing is that byte. */
 gr_status gr_bpe_seal(gr_bpe *m, bool whole_words, int *missing);
 
 /** Append the ids of one pre-token, n >= 1 bytes of UTF-8. `slack`: how many bytes behind the word may be
  * read (never used): 15 or more is fastest. */
 gr_status gr_bpe_encode(gr_bpe *m, const char *word, int64_t n, int64_t slack, gr_ids *ids);
+
+/** Bytes dropped so far because they have no token. */
+int64_t gr_bpe_lost(const gr_bpe *m);
 
 /** Id of a token by its vocabulary form, or GR_BPE_NONE. */
 int64_t gr_bpe_find(const gr_bpe *m, const char *text, int64_t n);

@@ -227,7 +227,7 @@ gr_status gr_tokenize_corpus(const gr_comm *c, const gr_tokenize_options *o, gr_
     gr_status          st = GR_OK;
     worker             w = {.options = o};
     gr_tokenize_report done = {0};
-    int64_t            count[3];
+    int64_t            count[4];
 
     GR_TRY(share_files(c, &w));
     GR_TRY(prepare_all(c, &w));
@@ -236,13 +236,15 @@ gr_status gr_tokenize_corpus(const gr_comm *c, const gr_tokenize_options *o, gr_
     count[0] = w.n_kept;
     count[1] = w.n_empty;
     count[2] = w.n_replaced;
-    gr_sum_i64(c, count, 3);
+    count[3] = gr_tokenizer_lost(w.tokenizer);
+    gr_sum_i64(c, count, 4);
     done.n_file = w.files.n;
     done.n_byte = w.files.first[w.files.n];
     done.n_shard = w.n_unit;
     done.n_kept = count[0];
     done.n_empty = count[1];
     done.n_replaced = count[2];
+    done.n_lost = count[3];
     done.vocab_size = w.corpus.vocab_size;
     memcpy(done.tokenizer, w.corpus.tokenizer, sizeof done.tokenizer);
     *report = done;

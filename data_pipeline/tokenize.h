@@ -34,6 +34,7 @@ typedef struct gr_tokenize_report {
     int64_t n_doc, n_token;  /**< in all shards; end-of-document ids included  */
     int64_t n_empty;         /**< documents dropped because they held nothing  */
     int64_t n_replaced;      /**< invalid sequences replaced by U+FFFD         */
+    int64_t n_lost;          /**< bytes without a token, in shards not kept    */
     int64_t vocab_size;
     char    tokenizer[17];
 } gr_tokenize_report;

@@ -207,6 +207,11 @@ out:
 
 /* ---- facts ------------------------------------------------------------------------------------- */
 
+int64_t gr_tokenizer_lost(const gr_tokenizer *t)
+{
+    return gr_bpe_lost(t->bpe);
+}
+
 int64_t gr_tokenizer_vocab_size(const gr_tokenizer *t)
 {
     return t->vocab_size;

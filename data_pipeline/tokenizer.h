@@ -4,10 +4,10 @@
  *
  *     normalizer      null, NFC, Sequence of those
  *     pre_tokenizer   ByteLevel, or a Sequence of Split (Regex, Isolated), Digits, and ByteLevel last
- *     model           BPE without dropout, unk_token, byte_fallback, prefix or suffix
- *     post_processor  null, ByteLevel, TemplateProcessing, Sequence of those
- *     decoder         ByteLevel
- *     added_tokens    all flags; ids must be those HuggingFace would give
+ *     model           BPE without dropout, unk_token, byte_fallback, prefix or suffix; bytes of control characters and
+ * of unassigned planes may lack a token, and are dropped as the reference drops them post_processor  null, ByteLevel,
+ * TemplateProcessing, Sequence of those decoder         ByteLevel added_tokens    all flags; ids must be those
+ * HuggingFace would give
  *
  * A handle and its caches belong to one thread.
  */
@@ -40,6 +40,10 @@ gr_status gr_tokenizer_decode(gr_tokenizer *t, const uint32_t *ids, int64_t n, b
 
 /** The bytes one id stands for (a view; they need not be whole characters); *n is 0 for an id without a token. */
 const char *gr_tokenizer_bytes(const gr_tokenizer *t, uint32_t id, int64_t *n);
+
+/** Bytes that encoding dropped so far because the vocabulary has no token for them: control characters, and planes of
+ * Unicode without characters; a vocabulary that lacks others is refused. */
+int64_t gr_tokenizer_lost(const gr_tokenizer *t);
 
 /** Largest id + 1. */
 int64_t gr_tokenizer_vocab_size(const gr_tokenizer *t);

@@ -3,7 +3,7 @@
  *
  * The teacher runs forward; every new mixer receives the input of the attention it replaces and learns to give its
  * output. All other weights stay frozen, and the layers learn independently of one another: an error in one cannot
- * reach the next.
+ * reach the next. Before the first step each mixer's output is scaled to its target.
  *
  *   reads    model.weights     hybrid            (graft-convert)
  *            teacher.weights   Transformer       (graft-import)
@@ -38,9 +38,10 @@ int main(int argc, char **argv)
         gr_model_open(&student, run->comm, run->ops, run->cfg->model.weights, GR_NEW_MIXERS, run->cfg->train.only, 0));
     GR_TRY(gr_loader_open(&loader, run->comm, run->mesh->data, run->ops, &run->cfg->data, &run->cfg->train, "",
                           teacher->spec.vocab));
-    GR_TRY(gr_trainer_open(&trainer, run, student, teacher, loader, 2 * student->spec.n_layer));
+    GR_TRY(gr_trainer_open(&trainer, run, student, teacher, loader, 4 * student->spec.n_layer));
     GR_TRY(gr_aligner_open(&aligner, trainer, teacher));
     GR_TRY(gr_heldout_open(&heldout, run));
+    if (run->cfg->align.calibrate) GR_TRY(gr_align_calibrate(aligner, loader));
 
     while (gr_trainer_more(trainer, &done)) {
         GR_TRY(gr_align_step(aligner, loader, &done));

@@ -62,6 +62,11 @@ static gr_status tokenize(gr_run *run)
             " invalid UTF-8 sequences replaced",
             run->cfg->run.out, done.n_token, done.n_doc, done.n_shard, done.n_kept, done.n_file,
             (double)done.n_byte * 1e-6, done.n_empty, done.n_replaced);
+    if (done.n_lost > 0)
+        gr_log0("warning: %" PRId64
+                " bytes (control characters, or of unassigned planes) were dropped: %s has no token "
+                "for them",
+                done.n_lost, cfg->tokenizer);
 out:
     return st;
 }

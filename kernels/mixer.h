@@ -116,6 +116,7 @@ typedef struct gr_mixer_def {
     const char *symbol; /**< in hybrid-model-factory's pattern string: "GDN"                     */
     const char *prefix; /**< of its tensors inside a layer: "gdn"                                */
     const char *source; /**< paper and equations                                                 */
+    int         gain;   /**< a parameter that y is proportional to: alignment sets its scale     */
 
     /** Fill `p`, return how many. Pure. */
     int (*params)(const gr_mixer_spec *spec, gr_param_spec p[GR_MIXER_PARAMS]);

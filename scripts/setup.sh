@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Install what Graft is built from. Quick, silent and offline when nothing is missing.
 #
-#   scripts/setup.sh              as root, or with sudo
+#   scripts/setup.sh [PACKAGE ...]   as root, or with sudo; PACKAGE: also these
 #
 # Elsewhere than on Debian and its children it only looks whether the libraries can be found.
 set -eu
@@ -20,6 +20,7 @@ packages=(
     strace                          # tests: faults at every system call of a commit
     slurm-wlm munge                 # tests: a throw-away cluster
 )
+packages+=("$@")
 
 die() { echo "setup: $*" >&2; exit 1; }
 

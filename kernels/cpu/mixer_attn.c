@@ -570,6 +570,7 @@ const gr_mixer_def gr_attn_def = {
     .symbol = "*",
     .prefix = "self_attn",
     .source = "Vaswani et al. 2017, arXiv:1706.03762; Dao 2023, arXiv:2307.08691; docs/math.md 5",
+    .gain = W_O,
     .params = params,
     .from_attention = from_attention,
     .forward = forward,

@@ -863,6 +863,7 @@ const gr_mixer_def gr_gdn_def = {
     .symbol = "GDN",
     .prefix = "gdn",
     .source = "Yang, Kautz, Hatamizadeh 2024, arXiv:2412.06464; hybrid-model-factory's GatedDeltaNet; docs/math.md 2",
+    .gain = O_NORM,
     .params = params,
     .from_attention = from_attention,
     .forward = forward,

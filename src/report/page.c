@@ -5,12 +5,12 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { COLUMNS = 6, CELL = GR_MAX_NAME };
+enum { COLUMNS = 7, CELL = GR_MAX_NAME };
 
 typedef char cells[COLUMNS][CELL];
 
 static const char *const heading[COLUMNS] = {"model",    "perplexity", "of teacher's",
-                                             "KL, nats", "trained on", "seconds"};
+                                             "KL, nats", "trained on", "seconds",    "nats/M"};
 
 /* 12 800 -> "12.8 k"; three digits say enough in a table. */
 static void put_count(char cell[CELL], int64_t n)
@@ -37,6 +37,21 @@ static void put_number(char cell[CELL], const char *format, double x)
         snprintf(cell, CELL, format, x);
 }
 
+/* By how much log-perplexity fell per million tokens of the stage that made the model, since the model before it in the
+ * main table; NaN where either is unknown. */
+static double gain(const gr_facts *f, const gr_judged *m)
+{
+    const int64_t    tokens = gr_facts_tokens(f, m->stage);
+    const gr_judged *before = m;
+
+    if (m->context || tokens <= 0) return NAN;
+    do {
+        if (before == f->model) return NAN;
+        before--;
+    } while (before->context);
+    return log(before->perplexity / m->perplexity) / (1e-6 * (double)tokens);
+}
+
 static void put_row(cells c, const gr_facts *f, const gr_judged *m)
 {
     snprintf(c[0], CELL, "%s", m->name);
@@ -46,6 +61,7 @@ static void put_row(cells c, const gr_facts *f, const gr_judged *m)
     put_number(c[3], "%.4f", m->kl);
     put_count(c[4], gr_facts_tokens(f, m->stage));
     put_number(c[5], "%.1f", gr_facts_seconds(f, m->stage));
+    put_number(c[6], "%.3g", gain(f, m));
 }
 
 static double total_seconds(const gr_facts *f)
@@ -170,6 +186,9 @@ void gr_page_json(gr_text *t, const gr_facts *f, const gr_run *run)
     for (m = first; m < end; m++)
         if (!m->context) add_member(t, m->name, m->kl);
     close_object(t);
+    open_object(t, "gain_per_million");
+    for (m = first; m < end; m++) add_member(t, m->name, gain(f, m));
+    close_object(t);
     add_other_contexts(t, f);
     open_object(t, "seconds");
     for (int64_t i = 0; i < f->n_spent; i++) add_member(t, f->spent[i].stage, f->spent[i].seconds);
@@ -199,7 +218,7 @@ static void add_models(gr_text *t, const gr_facts *f)
     cells c;
 
     for (int i = 0; i < COLUMNS; i++) gr_text_add(t, "| %s ", heading[i]);
-    gr_text_add(t, "|\n|---|---:|---:|---:|---:|---:|\n");
+    gr_text_add(t, "|\n|---|---:|---:|---:|---:|---:|---:|\n");
     for (int64_t i = 0; i < f->n_model; i++) {
         if (f->model[i].context) continue;
         put_row(c, f, &f->model[i]);
@@ -209,7 +228,8 @@ static void add_models(gr_text *t, const gr_facts *f)
     gr_text_add(t,
                 "\nPerplexity and KL to the teacher over %" PRId64
                 " held-out tokens, which no stage trained on. Tokens and\n"
-                "seconds are those of the stage that made the model.\n",
+                "seconds are those of the stage that made the model; nats/M: what they bought, the fall of log-perplexity\n"
+                "since the model above per million tokens.\n",
                 f->model[0].tokens);
 }
 

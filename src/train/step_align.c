@@ -1,6 +1,10 @@
 #include "train/steps.h"
 #include "util/beat.h"
 #include "util/mem.h"
+#include <math.h>
+
+/* What a pass over a batch is for. */
+typedef enum purpose { MEASURE, LEARN, CALIBRATE } purpose;
 
 struct gr_aligner {
     gr_trainer *t;
@@ -11,7 +15,7 @@ struct gr_aligner {
     double     *id;    /* [n] which layers they are, as metrics want them  */
     /* of the micro-batch under way: what the tap needs */
     const gr_batch *batch;
-    bool            learn;
+    purpose         why;
 };
 
 gr_status gr_aligner_open(gr_aligner **out, gr_trainer *t, gr_model *teacher)
@@ -60,6 +64,18 @@ int gr_aligner_layers(const gr_aligner *a)
     return a->n;
 }
 
+/* sum[0 .. 3] += |h - y|^2, |y|^2, |h + y|^2, |y|^2: what <h, y> and <h, h> follow from. h is overwritten. */
+static void compare(gr_aligner *a, int place, gr_tensor h, gr_tensor y)
+{
+    const gr_model *m = a->t->model;
+    const gr_tensor unused = gr_take2(m->scratch, GR_F32, h.dim[0], h.dim[1]);
+
+    if (gr_model_memory(m) != GR_OK) return;
+    m->ops->align_loss(unused, gr_rows(a->t->sum, 4 * place, 2), h, y, a->batch->mask, NULL);
+    m->ops->scale(h, -1.0f, NULL);
+    m->ops->align_loss(unused, gr_rows(a->t->sum, 4 * place + 2, 2), h, y, a->batch->mask, NULL);
+}
+
 /* After the teacher's mixer of a layer: the student's, its error, and its gradients. Nothing below needs dx: the layers
  * learn independently. */
 static void align_layer(void *user, int layer, gr_tensor x, gr_tensor y)
@@ -74,20 +90,23 @@ static void align_layer(void *user, int layer, gr_tensor x, gr_tensor y)
     if (place < 0) return;
     h = gr_take2(m->scratch, GR_F32, x.dim[0], x.dim[1]);
     if (gr_model_memory(m) != GR_OK) return; /* teach() finds out as well */
-    gr_model_mixer_forward(m, layer, &a->batch->seq, a->teacher->rope_cs, h, x, a->learn ? &tape : NULL);
-    m->ops->align_loss(h, gr_rows(a->t->sum, 2 * place, 2), h, y, a->batch->mask, NULL);
-    if (a->learn) gr_model_mixer_backward(m, layer, &a->batch->seq, a->teacher->rope_cs, gr_none(), h, x, &tape);
+    gr_model_mixer_forward(m, layer, &a->batch->seq, a->teacher->rope_cs, h, x, a->why == LEARN ? &tape : NULL);
+    if (a->why == CALIBRATE)
+        compare(a, place, h, y);
+    else
+        m->ops->align_loss(h, gr_rows(a->t->sum, 2 * place, 2), h, y, a->batch->mask, NULL);
+    if (a->why == LEARN) gr_model_mixer_backward(m, layer, &a->batch->seq, a->teacher->rope_cs, gr_none(), h, x, &tape);
     gr_arena_release(m->scratch, scratch);
     gr_arena_release(m->keep, keep);
 }
 
-static gr_status teach(gr_aligner *a, const gr_batch *b, bool learn)
+static gr_status teach(gr_aligner *a, const gr_batch *b, purpose why)
 {
     gr_status st = GR_OK;
     gr_tensor unused;
 
     a->batch = b;
-    a->learn = learn;
+    a->why = why;
     GR_TRY(gr_model_forward(a->teacher, b->ids, &b->seq, false, align_layer, a, &unused));
     GR_TRY(gr_model_memory(a->t->model));
     GR_TRY(gr_model_reset(a->teacher));
@@ -117,21 +136,56 @@ static void normalise(gr_aligner *a)
                              NULL);
 }
 
-gr_status gr_align_step(gr_aligner *a, gr_loader *loader, gr_step *done)
+/* [collective] The global batch of the present step: sums of all ranks in host_sum. */
+static gr_status teach_step(gr_aligner *a, gr_loader *loader, purpose why, bool *stop)
 {
-    gr_status     st = GR_OK;
     gr_trainer   *t = a->t;
     const int64_t n = gr_loader_micros(loader, t->step);
     gr_batch      batch;
 
     gr_beat_step(t->step + 1);
-    gr_params_zero_grad(t->model->params);
     t->ops->zero(t->sum, NULL);
     for (int64_t i = 0; i < n && t->local == GR_OK; i++) {
         t->local = gr_loader_get(loader, t->step, i, &batch);
-        if (t->local == GR_OK) t->local = teach(a, &batch, true);
+        if (t->local == GR_OK) t->local = teach(a, &batch, why);
     }
-    GR_TRY(gr_trainer_reduce(t, &done->stop));
+    return gr_trainer_reduce(t, stop);
+}
+
+/* The factor that fits h to y best, from what compare() added up; 1 when h is 0. */
+static double fit(const double sum[4])
+{
+    const double yy = sum[1], hh = (sum[0] + sum[2]) / 2 - yy, hy = (sum[2] - sum[0]) / 4;
+
+    return hh > 0 && yy > 0 ? fmax(hy / hh, 0.1 * sqrt(yy / hh)) : 1.0;
+}
+
+gr_status gr_align_calibrate(gr_aligner *a, gr_loader *loader)
+{
+    gr_status       st = GR_OK;
+    gr_trainer     *t = a->t;
+    const gr_model *m = t->model;
+    bool            stop = false; /* asked again in the first step */
+
+    if (t->step > 0) goto out;
+    GR_TRY(teach_step(a, loader, CALIBRATE, &stop));
+    for (int i = 0; i < m->spec.n_layer; i++) {
+        const gr_block *b = &m->at.block[i];
+        if (a->place[i] < 0) continue;
+        const gr_param *gain = &m->params->p[b->mixer_first + b->mixer->def->gain];
+        if (gain->grad.data) t->ops->scale(gain->value, (float)fit(t->host_sum + 4 * a->place[i]), NULL);
+    }
+out:
+    return st;
+}
+
+gr_status gr_align_step(gr_aligner *a, gr_loader *loader, gr_step *done)
+{
+    gr_status   st = GR_OK;
+    gr_trainer *t = a->t;
+
+    gr_params_zero_grad(t->model->params);
+    GR_TRY(teach_step(a, loader, LEARN, &done->stop));
     done->loss = errors_of(a);
     done->ce = done->kl = 0;
     done->tokens = gr_loader_step_tokens(loader);
@@ -159,7 +213,7 @@ gr_status gr_align_measure(gr_aligner *a, gr_shards *shards, int64_t context, in
     if (t->local == GR_OK) t->local = gr_windows_open(&w, t->ops, shards, NULL, context);
     for (int64_t i = first; i < first + count && t->local == GR_OK; i++) {
         t->local = gr_windows_run(w, i * context, tokens, context, 1, &batch);
-        if (t->local == GR_OK) t->local = teach(a, &batch, false);
+        if (t->local == GR_OK) t->local = teach(a, &batch, MEASURE);
     }
     GR_TRY(gr_trainer_reduce(t, &stop));
     *mean = errors_of(a);

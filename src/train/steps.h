@@ -18,10 +18,18 @@ gr_status gr_token_step(gr_trainer *t, gr_loader *loader, double kl, gr_step *do
  * its output. */
 typedef struct gr_aligner gr_aligner;
 
-/** [collective] t->model holds the new mixers only (GR_NEW_MIXERS); teacher is whole, of the same shape. t->n_sum >= 2
+/** [collective] t->model holds the new mixers only (GR_NEW_MIXERS); teacher is whole, of the same shape. t->n_sum >= 4
  * * n_layer. */
 gr_status gr_aligner_open(gr_aligner **a, gr_trainer *t, gr_model *teacher);
 void      gr_aligner_close(gr_aligner **a);
+
+/** [collective] Before the first step of a run (later it does nothing): scale each mixer's gain (kernels/mixer.h) so
+ * that its output h fits its target y best over the first global batch, s = <h, y> / <h, h>, but no smaller than a
+ * tenth of |y| / |h|, so that gradients can pass. Layers whose gain is frozen are left alone.
+ *
+ * A mixer that inherits attention's projections has its direction, roughly, but not its scale: norm and gate are new,
+ * and an output many times too large takes hundreds of steps to shrink. */
+gr_status gr_align_calibrate(gr_aligner *a, gr_loader *loader);
 
 /** Layers that are aligned. */
 int gr_aligner_layers(const gr_aligner *a);

@@ -64,6 +64,16 @@ def added(vocab, *tokens):
     return out
 
 
+def smollm(b):
+    """As SmolLM's: specials first, and no tokens for some bytes of control characters and unassigned planes. What stood
+    around a dropped byte may merge: "-\\x04-"."""
+    lost = "\u0104\u0106\u0113\u0114\u0116\u011d\u00f1\u00f2"  # 0x04 0x06 0x13 0x14 0x16 0x1d 0xf1 0xf2
+    words = [t for t in sorted(b["model"]["vocab"], key=b["model"]["vocab"].get) if t not in lost]
+    vocab = {t: i for i, t in enumerate(["<|endoftext|>", "<|im_start|>"] + words + ["--"])}
+    return {"normalizer": None, "pre_tokenizer": sequence({"type": "Digits", "individual_digits": True}, byte_level(False, True)),
+            "model": dict(b["model"], vocab=vocab, merges=b["model"]["merges"] + [["-", "-"]]), "added_tokens": added(vocab, ("<|endoftext|>", "s"), ("<|im_start|>", "s"))}
+
+
 def variants(b):
     n = len(b["model"]["vocab"])
     merges = b["model"]["merges"]
@@ -98,6 +108,7 @@ def variants(b):
                                      fuse_unk=False, dropout=None, end_of_word_suffix="")},
         "ignore_merges": {"model": whole, "added_tokens": added(whole["vocab"], ("<|endoftext|>", "s"), ("<|im_start|>", "s"))},
         "added": {"added_tokens": tokens},
+        "smollm": smollm(b),
         "template": {"post_processor": {"type": "Sequence", "processors": [byte_level(True, True), template]}},
     }
 
@@ -111,6 +122,7 @@ def texts():
            "<|endoftext|>", "a<|endoftext|><|im_start|>user\nhi <|endoftext |>", "x <s> y</s>  z<mask>  <mask> w <s><s>  <s>",
            "WORD WORDS sWORD WORD1 (WORD) WORDé é WORD\u0301", " a b\n a  two\n  two Ġx e ee e.", "naivety  naivety zzzz zzzzz",
            "abbbc12bb\nab\nb", "\U000105c0\U0001e5f0\U00031350\u1c89\u0897", "\x01\x7f\u0085\u009f\u00ad", "\ue000\U000f0000\U0010ffff\ufffd\uffff",
+           "-\x04-\x16- (\x13)\x14 \x1d x\U00040000y\U000bfffd", "=\x04-" * 40 + " " + "\x06" * 70, "\x04",
            "a" * 100 + "the" * 60 + "=" * 80 + " " * 70 + "x", "HTTPServer2Go camelCaseÉcole ǅungla ʰa"]
     ranges = [(0x20, 0x7e)] * 6 + [(0x80, 0x24f), (0x300, 0x36f), (0x370, 0x1fff), (0x2000, 0x2fff), (0x3000, 0xd7ff),
                                    (0xe000, 0xffff), (0x10000, 0x1ffff), (0x20000, 0x323bf), (0x1, 0x20)]

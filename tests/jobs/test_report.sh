@@ -54,6 +54,7 @@ cat >wanted <<'END'
 aligned_last=0.0101020 converted=820 kl=converted ratio=1.5 at512=19.25
 seconds=pretrain:121.5,convert:0.5,align:40 total=162
 tokens=pretrain:819200,align:51200,distill:900
+gain=aligned:64.129
 layers=1,3 ranks=7 title=Test "quoted" models=aligned,converted,teacher
 END
 perl -MJSON::PP -0777 -e '
@@ -63,6 +64,7 @@ printf "aligned_last=%.7f converted=%g kl=%s ratio=%g at512=%g\n", $l->{align}{3
     join(",", sort keys %{$r->{kl}}), $r->{ratio}{aligned}, $r->{perplexity_at}{512}{aligned};
 printf "seconds=%s total=%g\n", join(",", map { "$_:$s->{$_}" } qw(pretrain convert align)), $r->{seconds_total};
 printf "tokens=%s\n", join(",", map { "$_:$t->{$_}" } qw(pretrain align distill));
+printf "gain=%s\n", join(",", map { sprintf "%s:%.3f", $_, $r->{gain_per_million}{$_} } sort keys %{$r->{gain_per_million}});
 printf "layers=%s ranks=%d title=%s models=%s\n", join(",", sort keys %{$l->{align}}), $r->{hardware}{ranks}, $r->{title},
     join(",", sort keys %$p);
 die "members" if grep { !defined $r->{$_} || $r->{$_} eq "" } qw(date version commit config hardware loss scored_tokens);
@@ -71,10 +73,10 @@ expect "report.json" diff wanted found
 
 # ---- report.md, the table, the plots ------------------------------------------------------------
 
-expect "row in report.md"  grep -q '^| aligned | 30.75 | 1.500 | - | 51.2 k | 40.0 |$' out/report.md
-expect "row of a table"    grep -qE '^  converted +820\.00 +40\.000 +3\.2500 +- +0\.5$' table
+expect "row in report.md"  grep -q '^| aligned | 30.75 | 1.500 | - | 51.2 k | 40.0 | 64.1 |$' out/report.md
+expect "row of a table"    grep -qE '^  converted +820\.00 +40\.000 +3\.2500 +- +0\.5 +-$' table
 expect "other context"     grep -q 'at context 512: aligned 19.25' table
-expect "reference"         grep -qE '^  teacher +20\.50 +1\.000 +- +819 k +121\.5$' table
+expect "reference"         grep -qE '^  teacher +20\.50 +1\.000 +- +819 k +121\.5 +-$' table
 for plot in $(sed -n 's/^!\[.*(\(.*\))$/\1/p' out/report.md); do echo "$plot"; done | LC_ALL=C sort >plots
 expect "plots" diff plots <(cd out && LC_ALL=C ls ./*.svg | sed 's|^\./||')
 expect "number of plots" test "$(wc -l <plots)" = 4

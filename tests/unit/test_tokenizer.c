@@ -242,6 +242,31 @@ static void test_cache(void)
     json_decref(tree);
 }
 
+/* Bytes without a token are counted each time, whatever the cache knows; those that carry text are demanded. */
+static void test_lost(void)
+{
+    gr_tokenizer *t = NULL;
+    gr_ids        ids = {0};
+    json_t       *tree = NULL, *vocab;
+    const json_t *variant;
+    size_t        i;
+
+    json_array_foreach(json_object_get(cases, "variants"), i,
+                       variant) if (!strcmp(json_string_value(json_object_get(variant, "name")), "smollm")) tree =
+        patched(json_object_get(variant, "patch"));
+    CHECK(tree && open_json(&t, tree, true) == GR_OK, "open");
+    for (int64_t round = 1; round <= 3; round++)
+        CHECK(gr_tokenizer_encode(t, "-\x04-\x16 -\x04-\x16", 9, false, &ids) == GR_OK &&
+                  gr_tokenizer_lost(t) == 4 * round,
+              "%d lost in round %d", (int)gr_tokenizer_lost(t), (int)round);
+    gr_tokenizer_close(&t);
+    vocab = json_object_get(json_object_get(tree, "model"), "vocab");
+    json_object_del(vocab, "\u0109"); /* a tab */
+    CHECK(open_json(&t, tree, true) == GR_ERR_INPUT && !t, "no token for a tab");
+    gr_ids_close(&ids);
+    json_decref(tree);
+}
+
 /* ---- hostile files --------------------------------------------------------------------------------------- */
 
 /* A patch in JSON; "model." patches go into the model. */
@@ -526,6 +551,7 @@ int main(void)
         test_recorded();
         test_text();
         test_cache();
+        test_lost();
         test_hostile();
         test_damaged();
         test_stream();
