@@ -259,7 +259,7 @@ class Contestant:
         self.signal(signal.SIGCONT)
         try:
             self.process.stdin.close()
-            self.process.wait(20)
+            self.process.wait(5)
         except (OSError, subprocess.TimeoutExpired):
             pass
         try:
@@ -475,22 +475,34 @@ class Bench:
 
     def row(self, row):
         print(f"\n{row.id}  {row.title}", flush=True)
-        if row.setup:
-            ranks, arguments = row.setup.split("|")
-            case = Case("setup", arguments, {"np": ranks.strip()})
-            subprocess.run(self.command(row.name, case.arguments, case.ranks), env=self.environment(case), check=True,
-                           stdin=subprocess.DEVNULL)
         results = []
-        for case in row.cases:
-            try:
-                for r in self.case(row, case):
-                    results.append(r)
-                    show(r)
-                    self.keep(r)
-            except Failed as e:
-                results.append({"row": row.id, "case": case.label, "verdict": "WRONG", "failed": str(e)})
-                print(f"  {case.label}: {e}", flush=True)
+        try:
+            self.set_up(row)
+            for case in row.cases:
+                self.try_case(row, case, results)
+        except Failed as e:
+            results.append(broken(row, "setup", e))
         self.out[row.id] = headline(row, results)
+
+    def set_up(self, row):
+        """What a row needs on disk before its cases: one run of its program."""
+        if not row.setup:
+            return
+        ranks, arguments = row.setup.split("|")
+        case = Case("setup", arguments, {"np": ranks.strip()})
+        done = subprocess.run(self.command(row.name, case.arguments, case.ranks), env=self.environment(case),
+                              stdin=subprocess.DEVNULL, capture_output=True, text=True)
+        if done.returncode:
+            raise Failed(f"exit {done.returncode}: {done.stderr.strip()[-300:]}")
+
+    def try_case(self, row, case, results):
+        try:
+            for r in self.case(row, case):
+                results.append(r)
+                show(r)
+                self.keep(r)
+        except Failed as e:
+            results.append(broken(row, case.label, e))
 
     def keep(self, r):
         with open(f"{self.build}/bench.jsonl", "a") as f:
@@ -520,6 +532,11 @@ def standing(r):
     if not r["of"] or measured(r) is None:
         return None
     return r["min"] / max(r["value"], 1e-9) if r["of"] == "most" else measured(r) / r["min"]
+
+
+def broken(row, label, why):
+    print(f"  {label}: {why}", flush=True)
+    return {"row": row.id, "case": label, "verdict": "WRONG", "failed": str(why)}
 
 
 def headline(row, results):

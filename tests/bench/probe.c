@@ -6,6 +6,8 @@
  *     copy THREADS     b = a, non-temporal stores where the machine has them: bytes read and written a second, DRAM
  *     stream THREADS   four streams read, three of them written in place, one addition each: the traffic of AdamW
  *     clock            cycles a second: a chain of dependent multiplications, 3 cycles each (on every x86 since 2008)
+ *
+ * Called as "probe mpi" it starts MPI and ends.
  */
 #include "tests/bench/bench.h"
 #include <omp.h>
@@ -130,11 +132,18 @@ static double stream_rate(int threads)
     return 28.0 * STREAM / (bench_now() - t0);
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
     char line[64], what[16];
     int  threads;
 
+    if (argc == 2 && !strcmp(argv[1], "mpi")) {
+        gr_comm *c = NULL;
+
+        if (gr_comm_init(&c, &argc, &argv) != GR_OK) return 1;
+        gr_comm_finalize(&c);
+        return 0;
+    }
     while (fgets(line, sizeof line, stdin)) {
         threads = 1;
         if (sscanf(line, "%15s %d", what, &threads) < 1 || threads < 1) return 2;
