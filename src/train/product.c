@@ -9,7 +9,8 @@
 /* Keys that cannot change the result. */
 static bool indifferent(const char *line)
 {
-    static const char *const key[] = {"out:", "threads:", "log_every:", "every:", "keep:", "tokens:"};
+    static const char *const key[] = {"out:", "threads:", "log_every:", "every:", "keep:",
+                                      "async:", "minutes:", "tokens:"};
 
     line += strspn(line, " ");
     if (*line == '#' || *line == '\n' || !*line) return true;
