@@ -101,7 +101,8 @@ static inline uint64_t bench_mix(uint64_t z)
     return z ^ z >> 31;
 }
 
-/* Uniform in [low, high), a function of (seed, stream, i); much faster than util/rng.h, and random enough for operands. */
+/* Uniform in [low, high), a function of (seed, stream, i); much faster than util/rng.h, and random enough for operands.
+ */
 static inline float bench_uniform(uint64_t stream, uint64_t i, float low, float high)
 {
     const uint64_t z = bench_mix((bench_seed() + stream) * 0x9E3779B97F4A7C15u + i);
@@ -114,8 +115,7 @@ static inline void bench_fill(float *x, int64_t n, uint64_t stream, float low, f
     const uint64_t from = (bench_seed() + stream) * 0x9E3779B97F4A7C15u;
 
 #pragma omp parallel for schedule(static)
-    for (int64_t i = 0; i < n; i++)
-        x[i] = low + (high - low) * (float)(bench_mix(from + (uint64_t)i) >> 40) * 0x1p-24f;
+    for (int64_t i = 0; i < n; i++) x[i] = low + (high - low) * (float)(bench_mix(from + (uint64_t)i) >> 40) * 0x1p-24f;
 }
 
 /* Counted memory that may be touched; the program ends when there is none. */

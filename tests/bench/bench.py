@@ -360,7 +360,9 @@ class Bench:
         mine, theirs, limit = Samples(), Samples(), Samples()
         for i in range(-case.warm, repeats):
             samples = ours.tell("run"), peer.tell("run") if peer else None
-            if case.ceiling == "own":
+            if not samples[0]["time"]:
+                top = {"time": {}, "number": {}}
+            elif case.ceiling == "own":
                 top = ours.tell("ceiling")
             else:
                 rate = self.probe.ask(case.ceiling)

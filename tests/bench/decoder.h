@@ -93,9 +93,11 @@ static inline const gr_param *decoder_param(const gr_model *m, int layer, const 
 static inline void decoder_forward(double *h, const gr_model *m, const int32_t *id, int64_t n)
 {
     const gr_model_spec *s = &m->spec;
-    const int64_t        hid = s->hidden, nq = (int64_t)s->n_head * s->head_dim, nk = (int64_t)s->n_kv_head * s->head_dim;
-    double *x = decoder_doubles(n * hid), *a = decoder_doubles(n * hid), *q = decoder_doubles(n * nq), *o = decoder_doubles(n * nq);
-    double *k = decoder_doubles(n * nk), *v = decoder_doubles(n * nk), *g = decoder_doubles(n * s->ffn), *u = decoder_doubles(n * s->ffn);
+    const int64_t hid = s->hidden, nq = (int64_t)s->n_head * s->head_dim, nk = (int64_t)s->n_kv_head * s->head_dim;
+    double       *x = decoder_doubles(n * hid), *a = decoder_doubles(n * hid), *q = decoder_doubles(n * nq),
+           *o = decoder_doubles(n * nq);
+    double *k = decoder_doubles(n * nk), *v = decoder_doubles(n * nk), *g = decoder_doubles(n * s->ffn),
+           *u = decoder_doubles(n * s->ffn);
     const float *table = m->params->p[m->at.embed].value.data;
 
     for (int64_t t = 0; t < n; t++)
@@ -107,7 +109,8 @@ static inline void decoder_forward(double *h, const gr_model *m, const int32_t *
         decoder_linear(v, a, decoder_param(m, l, "self_attn.v_proj.weight"), n, false);
         if (s->qk_norm) {
             decoder_norm(q, q, decoder_param(m, l, "self_attn.q_norm.weight"), n * s->n_head, s->head_dim, s->norm_eps);
-            decoder_norm(k, k, decoder_param(m, l, "self_attn.k_norm.weight"), n * s->n_kv_head, s->head_dim, s->norm_eps);
+            decoder_norm(k, k, decoder_param(m, l, "self_attn.k_norm.weight"), n * s->n_kv_head, s->head_dim,
+                         s->norm_eps);
         }
         decoder_rope(q, n, s->n_head, s->head_dim, s->rope_theta);
         decoder_rope(k, n, s->n_kv_head, s->head_dim, s->rope_theta);

@@ -147,11 +147,16 @@ int main(int argc, char **argv)
     while (fgets(line, sizeof line, stdin)) {
         threads = 1;
         if (sscanf(line, "%15s %d", what, &threads) < 1 || threads < 1) return 2;
-        if (!strcmp(what, "fma")) printf("%.6g\n", fma_rate(threads));
-        else if (!strcmp(what, "copy")) printf("%.6g\n", copy_rate(threads));
-        else if (!strcmp(what, "stream")) printf("%.6g\n", stream_rate(threads));
-        else if (!strcmp(what, "clock")) printf("%.6g\n", clock_rate());
-        else return 2;
+        if (!strcmp(what, "fma"))
+            printf("%.6g\n", fma_rate(threads));
+        else if (!strcmp(what, "copy"))
+            printf("%.6g\n", copy_rate(threads));
+        else if (!strcmp(what, "stream"))
+            printf("%.6g\n", stream_rate(threads));
+        else if (!strcmp(what, "clock"))
+            printf("%.6g\n", clock_rate());
+        else
+            return 2;
         fflush(stdout);
     }
     return 0;

@@ -13,7 +13,8 @@ bar: * | ceiling | 0.85 | 1.0
 
 enum { CHECKED = 4096 }; /* elements compared, spread over the largest tensor */
 
-static const gr_cfg_optim optim = {.lr = 1e-3, .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .weight_decay = 0.1, .clip = 1};
+static const gr_cfg_optim optim = {
+    .lr = 1e-3, .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .weight_decay = 0.1, .clip = 1};
 
 typedef struct adam {
     gr_params *ps;
@@ -33,13 +34,13 @@ static gr_status run(void *user)
 /* One more step, some elements of which are computed in fp64 from what stood there before. */
 static gr_status check(void *user)
 {
-    gr_status   st = GR_OK;
-    adam       *a = user;
-    gr_param   *p = &a->ps->p[0];
-    const float *w = p->value.data, *m = p->m.data, *v = p->v.data, *g = p->grad.data;
+    gr_status     st = GR_OK;
+    adam         *a = user;
+    gr_param     *p = &a->ps->p[0];
+    const float  *w = p->value.data, *m = p->m.data, *v = p->v.data, *g = p->grad.data;
     const int64_t stride = gr_count(p->value) / CHECKED;
-    double      want[CHECKED], err = 0;
-    float       before[CHECKED];
+    double        want[CHECKED], err = 0;
+    float         before[CHECKED];
 
     for (int i = 0; i < CHECKED; i++) {
         const int64_t j = i * stride;
@@ -72,8 +73,7 @@ int main(int argc, char **argv)
     bench_name("graft");
     GR_TRY(shape_open(&m, ops, "smollm2"));
     a.ps = m->params;
-    for (int64_t u = 0; u < a.ps->n_unit; u++)
-        bench_fill(a.ps->unit[u].grad.data, a.ps->unit[u].n, (uint64_t)u, -1, 1);
+    for (int64_t u = 0; u < a.ps->n_unit; u++) bench_fill(a.ps->unit[u].grad.data, a.ps->unit[u].n, (uint64_t)u, -1, 1);
     st = bench_serve(&(bench){.run = run, .check = check, .user = &a});
 out:
     return gr_exit_code(st);

@@ -21,9 +21,9 @@ enum { HEADS = 16, D = 128, CHECKED = 5 /* query head that is compared */ };
 /* What is needed of one query head in fp64: its rows, its key head's rows, and per query the log-sum-exp and
  * <d_o, o> that a gradient wants. */
 typedef struct truth {
-    int64_t       n, q_row, kv_row;
-    double        scale, *lse, *delta; /* [n] */
-    const float  *q, *k, *v, *o, *d_o;
+    int64_t      n, q_row, kv_row;
+    double       scale, *lse, *delta; /* [n] */
+    const float *q, *k, *v, *o, *d_o;
 } truth;
 
 static double dot(const float *a, const float *b)
@@ -37,7 +37,9 @@ static double dot(const float *a, const float *b)
 static truth truth_of(const gr_core_args *a, int64_t n, int head)
 {
     const int kv = head / (a->n_head / a->n_kv_head);
-    truth     t = {n, (int64_t)a->n_head * D, (int64_t)a->n_kv_head * D, (double)a->scale, NULL, NULL, NULL, NULL, NULL, NULL, NULL};
+    truth     t = {
+            n,   (int64_t)a->n_head * D, (int64_t)a->n_kv_head * D, (double)a->scale, NULL, NULL, NULL, NULL, NULL, NULL,
+            NULL};
 
     t.q = (float *)a->q.data + head * D;
     t.o = (float *)a->o.data + head * D;
@@ -51,7 +53,8 @@ static truth truth_of(const gr_core_args *a, int64_t n, int head)
         double top = -INFINITY, sum = 0, delta = 0;
 
         for (int64_t j = 0; j <= i; j++) {
-            const double s = t.scale * dot(t.q + i * t.q_row, t.k + j * t.kv_row), u = dot(t.d_o + i * t.q_row, t.v + j * t.kv_row);
+            const double s = t.scale * dot(t.q + i * t.q_row, t.k + j * t.kv_row),
+                         u = dot(t.d_o + i * t.q_row, t.v + j * t.kv_row);
             const double now = fmax(top, s), old = exp(top - now), p = exp(s - now);
 
             sum = sum * old + p;

@@ -123,8 +123,9 @@ static double moved(const inputs *x, int part, const double *direction, double s
     return value;
 }
 
-/* Forward: one whole head against the recurrence. Backward: each gradient of that head along a random direction of signs
- * against a central difference of the recurrence; over the norm of the gradient, which is what such a sum amounts to. */
+/* Forward: one whole head against the recurrence. Backward: each gradient of that head along a random direction of
+ * signs against a central difference of the recurrence; over the norm of the gradient, which is what such a sum amounts
+ * to. */
 static gr_status check(void *user)
 {
     const core_problem *p = user;
@@ -147,9 +148,10 @@ static gr_status check(void *user)
         double       *g = column(grad[j], n, part_width(j)), *sign = bench_memory((uint64_t)size, sizeof *sign);
         const double  step = 1e-5;
 
-        for (int64_t i = 0; i < size; i++)
-            sign[i] = bench_uniform(64 + (uint64_t)j, (uint64_t)i, -1, 1) < 0 ? -1 : 1;
-        back[j] = (moved(&x, j, sign, step, d_o, n, (double)a->scale) - moved(&x, j, sign, -step, d_o, n, (double)a->scale)) / (2 * step);
+        for (int64_t i = 0; i < size; i++) sign[i] = bench_uniform(64 + (uint64_t)j, (uint64_t)i, -1, 1) < 0 ? -1 : 1;
+        back[j] =
+            (moved(&x, j, sign, step, d_o, n, (double)a->scale) - moved(&x, j, sign, -step, d_o, n, (double)a->scale)) /
+            (2 * step);
         bench_error(part_name[j], fabs(inner(g, sign, size) - back[j]) / sqrt(inner(g, g, size)), 1e-4);
         gr_free(&g);
         gr_free(&sign);

@@ -23,14 +23,14 @@ bar: * step | peer | 1.10 | 1.5
 enum { TEXTS = 3, CHECKED = 8 }; /* sequences used in turn; tokens compared with fp64 */
 
 typedef struct step {
-    gr_model    *m;
-    int          n, turn;
-    int64_t      updates;
-    int32_t     *token[TEXTS], *target[TEXTS], *pos, doc[2];
-    gr_seq       seq;
-    double       sum[3], norm;
-    double       flop;
-    float       *h; /* [CHECKED, hidden] of the pass that is checked, or NULL */
+    gr_model *m;
+    int       n, turn;
+    int64_t   updates;
+    int32_t  *token[TEXTS], *target[TEXTS], *pos, doc[2];
+    gr_seq    seq;
+    double    sum[3], norm;
+    double    flop;
+    float    *h; /* [CHECKED, hidden] of the pass that is checked, or NULL */
 } step;
 
 /* Sum of the cross-entropies of text i; with `learn` every gradient, too. */
@@ -39,9 +39,10 @@ static gr_status loss(step *s, int i, bool learn)
     gr_status        st = GR_OK;
     gr_model        *m = s->m;
     gr_param        *head = &m->params->p[m->at.head];
-    const gr_targets t = {.id = gr_view1(s->target[i], GR_I32, s->n), .top_id = gr_none(), .top_lp = gr_none(), .tail_lp = gr_none()};
-    const gr_tensor  ids = gr_view1(s->token[i], GR_I32, s->n);
-    gr_tensor        h, dh = gr_none();
+    const gr_targets t = {
+        .id = gr_view1(s->target[i], GR_I32, s->n), .top_id = gr_none(), .top_lp = gr_none(), .tail_lp = gr_none()};
+    const gr_tensor ids = gr_view1(s->token[i], GR_I32, s->n);
+    gr_tensor       h, dh = gr_none();
 
     memset(s->sum, 0, sizeof s->sum);
     GR_TRY(gr_model_forward(m, ids, &s->seq, learn, NULL, NULL, &h));
@@ -105,7 +106,8 @@ static gr_status check(void *user)
             float *w = ps->unit[u].value.data, *g = ps->unit[u].grad.data, *old = ps->unit[u].m.data;
 
             memcpy(old, w, (size_t)ps->unit[u].n * sizeof *w);
-            for (int64_t i = 0; i < ps->unit[u].n; i++) w[i] = (float)((double)old[i] + (way ? -eps : eps) * (double)g[i]);
+            for (int64_t i = 0; i < ps->unit[u].n; i++)
+                w[i] = (float)((double)old[i] + (way ? -eps : eps) * (double)g[i]);
         }
         GR_TRY(loss(s, 0, false));
         side[way] = s->sum[0];
@@ -126,7 +128,8 @@ static void draw_texts(step *s)
         s->target[i] = bench_memory((uint64_t)s->n, sizeof *s->target[i]);
         for (int j = 0; j < s->n; j++) {
             s->token[i][j] = (int32_t)(bench_uniform(2 * (uint64_t)i, (uint64_t)j, 0, 1) * (float)s->m->spec.vocab);
-            s->target[i][j] = (int32_t)(bench_uniform(2 * (uint64_t)i + 1, (uint64_t)j, 0, 1) * (float)s->m->spec.vocab);
+            s->target[i][j] =
+                (int32_t)(bench_uniform(2 * (uint64_t)i + 1, (uint64_t)j, 0, 1) * (float)s->m->spec.vocab);
         }
     }
     s->pos = bench_memory((uint64_t)s->n, sizeof *s->pos);

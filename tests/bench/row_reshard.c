@@ -1,5 +1,5 @@
-/* Loading a checkpoint of four ranks on another number of them, nothing of it in memory: verified, every row where it is
- * wanted; against the same files read with O_DIRECT, each rank a share of them.
+/* Loading a checkpoint of four ranks on another number of them, nothing of it in memory: verified, every row where it
+ * is wanted; against the same files read with O_DIRECT, each rank a share of them.
  *
  *     row_reshard save | load
  */
