@@ -89,7 +89,7 @@ DRIVE := $(DRV_SRC:%.c=$(BUILD)/%)
 BENCHES := $(BEN_SRC:%.c=$(BUILD)/%)
 
 all: $(BIN) $(LIB)
-build-tests: $(TESTS) $(DRIVE)
+build-tests: $(TESTS) $(DRIVE) $(BENCHES)
 build-bench: all $(BENCHES)
 build-unit: $(filter $(BUILD)/tests/unit/%,$(TESTS))
 

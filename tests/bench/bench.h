@@ -3,7 +3,7 @@
  * The harness (bench.py) starts it, and then writes words to its stdin, a line each; it answers each with lines on
  * stdout, the last of which is "done":
  *
- *     run        one repetition, timed                   time KEY SECONDS WORK COUNT     number KEY VALUE
+ *     run        one repetition, timed                   time KEY SECONDS WORK COUNT     number KEY PERCENT
  *     ceiling    the same work at the machine's limit    time KEY SECONDS WORK COUNT
  *     check      compare the output with fp64            error KEY VALUE TOLERANCE
  *

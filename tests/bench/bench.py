@@ -421,7 +421,7 @@ class Bench:
         label = f"{case.label} {key}"
         r = {"row": row.id, "case": label, "title": row.title, "threads": case.threads, "ranks": case.ranks or 1}
         if key in mine.number:
-            r.update(value=statistics.median(mine.number[key]), best=min(mine.number[key]), unit="", ceiling=None,
+            r.update(value=statistics.median(mine.number[key]), best=min(mine.number[key]), unit="%", ceiling=None,
                      ratio=None, peer=None, over_peer=None)
         else:
             r.update(self.speed(row, key, mine, theirs, limit))
