@@ -388,7 +388,7 @@ class Bench:
                      "drift": round(drift, 4), "clock_GHz": round(self.probe.ask("clock") / 1e9, 3),
                      "waited_s": None if waited is None else round(waited, 1), "tries": attempt + 1, "repeats": repeats}
             guard["noisy"] = waited is None or foreign > MAX_FOREIGN or abs(drift) > MAX_DRIFT
-            if not guard["noisy"] or not self.quiet:
+            if not guard["noisy"] or not self.quiet or waited is None:
                 break
         return samples, guard
 
