@@ -6,6 +6,7 @@
 #   make lint       the house rules (tests/lint)
 #   make soak       faults with random seeds, SOAK_MINUTES long (tests/soak.sh)
 #   make demo       a whole pipeline on a small model; TEACHER=smollm2: on a real one (scripts/demo.sh)
+#   make bench      the benchmark (docs/bench.md); BENCH="C4 C8" chooses rows; make peers: what it compares with
 #   make setup | format | clean
 #
 #   src/**.c kernels/**.c data_pipeline/**.c   -> build/libgraft.a
@@ -17,6 +18,8 @@
 VERSION := 0.1.0
 
 BUILD  ?= build
+PEERS  ?= $(BUILD)/peers
+BENCH  ?=
 ARCH   ?= native
 SAN    ?=
 WERROR ?= -Werror
@@ -27,7 +30,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: all check test lint soak demo setup format clean build-tests build-unit deps flags FORCE
+.PHONY: all check test lint soak demo bench peers setup format clean build-tests build-unit build-bench deps flags FORCE
 all:
 
 ifeq ($(MAKELEVEL),0) # a -j on the command line still wins
@@ -77,15 +80,18 @@ LIB_SRC := $(call find,src kernels data_pipeline,*.c)
 JOB_SRC := $(wildcard jobs/*.c)
 TST_SRC := $(wildcard tests/*/test_*.c)
 DRV_SRC := $(wildcard tests/*/drive_*.c)# programs that shell tests run
+BEN_SRC := $(wildcard tests/bench/*.c)
 
 LIB   := $(BUILD)/libgraft.a
 OBJ   := $(LIB_SRC:%.c=$(BUILD)/obj/%.o)
 BIN   := $(foreach j,$(JOB_SRC:jobs/%.c=%),$(BUILD)/bin/graft-$(subst _,-,$(j)))
 TESTS := $(TST_SRC:%.c=$(BUILD)/%)
 DRIVE := $(DRV_SRC:%.c=$(BUILD)/%)
+BENCHES := $(BEN_SRC:%.c=$(BUILD)/%)
 
 all: $(BIN) $(LIB)
-build-tests: $(TESTS) $(DRIVE)
+build-tests: $(TESTS) $(DRIVE) $(BENCHES)
+build-bench: all $(BENCHES)
 build-unit: $(filter $(BUILD)/tests/unit/%,$(TESTS))
 
 # ---- how it is made ---------------------------------------------------------------------------
@@ -129,7 +135,7 @@ $(BUILD)/tests/%: $(BUILD)/obj/tests/%.o $(LIB)
 	$(link)
 
 .SECONDARY:
--include $(OBJ:.o=.d) $(patsubst %.c,$(BUILD)/obj/%.d,$(JOB_SRC) $(TST_SRC) $(DRV_SRC))
+-include $(OBJ:.o=.d) $(patsubst %.c,$(BUILD)/obj/%.d,$(JOB_SRC) $(TST_SRC) $(DRV_SRC) $(BEN_SRC))
 
 deps:
 	@command -v $(CC) >/dev/null || { echo "no $(CC): run 'make setup'" >&2; exit 1; }
@@ -155,6 +161,12 @@ soak: all build-tests
 
 demo:
 	@GR_BUILD=$(BUILD) scripts/demo.sh
+
+bench: build-bench
+	@tests/bench/bench.py --build $(BUILD) --peers $(PEERS) --dir $(BUILD) $(BENCH)
+
+peers:
+	@tests/bench/peers.sh $(PEERS)
 
 setup:
 	@scripts/setup.sh

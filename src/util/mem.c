@@ -2,8 +2,12 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
-enum { ALIGN = 64 };
+/* Blocks of HUGE bytes and more ask for huge pages, where the system leaves that to programs: a pass over parameters
+ * and moments walks gigabytes, and with pages of 4 KiB waits for the page tables as well; first touch is a fault per 2
+ * MiB instead of 512 of them. */
+enum { ALIGN = 64, PAGE = 2 << 20, HUGE_BLOCK = 8 << 20 };
 
 /* In front of every block, ALIGN bytes: its size, so that realloc knows what to keep. */
 typedef struct header {
@@ -26,8 +30,9 @@ gr_status gr_alloc(void *p, uint64_t n, uint64_t size, const char *what)
     GR_CHECK(!__builtin_mul_overflow(n, size, &bytes) && bytes < (UINT64_C(1) << 48), GR_ERR_NOMEM,
              "%s: %llu x %llu bytes is more than any machine has", what, (unsigned long long)n,
              (unsigned long long)size);
-    raw = aligned_alloc(ALIGN, ALIGN + (bytes + ALIGN - 1) / ALIGN * ALIGN);
+    raw = aligned_alloc(bytes < HUGE_BLOCK ? ALIGN : PAGE, ALIGN + (bytes + ALIGN - 1) / ALIGN * ALIGN);
     GR_CHECK(raw, GR_ERR_NOMEM, "%s: cannot allocate %llu bytes", what, (unsigned long long)bytes);
+    if (bytes >= HUGE_BLOCK) madvise(raw, bytes, MADV_HUGEPAGE); /* a wish: whatever it returns, the memory is there */
     memset(raw, 0, ALIGN + bytes);
     ((header *)(void *)raw)->bytes = bytes;
     *(void **)p = raw + ALIGN;

@@ -1,0 +1,214 @@
+/* Saving 2 GiB of training state: the checkpoint writer, everything on disk when it returns, against the same bytes
+ * written with O_DIRECT and fsync, one file a rank, in the same directory. And what saving beside the training costs
+ * it.
+ *
+ *     row_ckpt save | stall
+ */
+/*ROW
+id: C22
+title: ckpt: a state of 2 GiB, new files, on disk at the end
+unit: GB/s
+ceiling: own
+case: 1 rank | save | np=1 warm=0
+case: 2 ranks | save | np=2 warm=0
+case: 4 ranks | save | np=4 warm=0
+case: 2 ranks, async: % of a step | stall | np=2 warm=0 repeats=7
+bar: *write | ceiling | 0.80 | 0.95
+bar: *stall | most | 5 | 1
+*/
+#include "kernels/backend.h"
+#include "tests/bench/state.h"
+
+static gr_status run(void *user)
+{
+    gr_status    st = GR_OK;
+    state       *s = user;
+    gr_ckpt_dir *d = NULL;
+    char         path[GR_PATH_MAX];
+    double       t0;
+
+    if (s->turn > 0) {
+        GR_TRY(gr_path(path, "%s/save-%lld", s->dir, (long long)s->turn));
+        if (gr_comm_rank(s->c) == 0) GR_TRY(gr_remove_tree(path));
+    }
+    s->turn++;
+    GR_TRY(gr_path(path, "%s/save-%lld", s->dir, (long long)s->turn));
+    GR_TRY(gr_ckpt_dir_open(&d, s->c, path));
+    gr_barrier(s->c);
+    t0 = bench_now();
+    GR_TRY(gr_ckpt_save(d, 1, s->piece, TENSORS, "{}", 1));
+    gr_barrier(s->c);
+    t0 = bench_now() - t0;
+    bench_time("write", gr_ckpt_last(d)->seconds, STATE_BYTES, 0);
+    bench_time("save", t0, STATE_BYTES, 0);
+out:
+    gr_ckpt_dir_close(&d);
+    return st;
+}
+
+static gr_status write_raw(const state *s, const char *path)
+{
+    gr_status st = GR_OK;
+    const int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_DIRECT, 0644);
+
+    GR_CHECK(fd >= 0, GR_ERR_IO, "%s: cannot be opened for direct writing: %s", path, strerror(errno));
+    for (uint64_t at = 0; at < s->bytes; at += PIECE)
+        GR_TRY(gr_pwrite_all(fd, s->data + at, s->bytes - at < PIECE ? s->bytes - at : PIECE, at, path));
+    GR_CHECK(fsync(fd) == 0, GR_ERR_IO, "%s: fsync: %s", path, strerror(errno));
+out:
+    if (fd >= 0) close(fd);
+    return st;
+}
+
+/* Back into the memory it came from. */
+static gr_status read_raw(const state *s, const char *path)
+{
+    gr_status st = GR_OK;
+    const int fd = open(path, O_RDONLY | O_DIRECT);
+
+    GR_CHECK(fd >= 0, GR_ERR_IO, "%s: cannot be opened for direct reading: %s", path, strerror(errno));
+    for (uint64_t at = 0; at < s->bytes; at += PIECE)
+        GR_TRY(gr_pread_all(fd, s->data + at, s->bytes - at < PIECE ? s->bytes - at : PIECE, at, path));
+out:
+    if (fd >= 0) close(fd);
+    return st;
+}
+
+static gr_status ceiling(void *user)
+{
+    gr_status st = GR_OK;
+    state    *s = user;
+    char      path[GR_PATH_MAX];
+    double    t0, t1;
+
+    GR_TRY(gr_path(path, "%s/raw-%d", s->dir, gr_comm_rank(s->c)));
+    gr_barrier(s->c);
+    t0 = bench_now();
+    GR_TRY(gr_agree(s->c, write_raw(s, path)));
+    t1 = bench_now();
+    GR_TRY(gr_agree(s->c, read_raw(s, path)));
+    bench_time("write", t1 - t0, STATE_BYTES, 0);
+    bench_time("save", bench_now() - t0, STATE_BYTES, 0);
+    GR_TRY(gr_remove_tree(path));
+out:
+    return st;
+}
+
+/* ---- beside the training ---- */
+
+enum { M = 512, K = 576, N = 1536, PLAIN = 3, MANY = 30 };
+
+/* What a step of SmolLM2-135M on 512 tokens computes, whose state is about this large: 0.44 TFLOP, shared by the ranks.
+ */
+static const double STEP_FLOP = 0.44e12;
+
+typedef struct work {
+    const gr_ops *ops;
+    gr_tensor     a, b, c;
+} work;
+
+static gr_status work_open(work *w)
+{
+    gr_status st = GR_OK;
+    char      note[160];
+
+    GR_TRY(gr_backend_open("cpu", 1, &w->ops, note, sizeof note));
+    w->a = gr_view2(bench_floats(M * K), GR_F32, M, K);
+    w->b = gr_view2(bench_floats(N * K), GR_F32, N, K);
+    w->c = gr_view2(bench_floats(M * N), GR_F32, M, N);
+    bench_fill(w->a.data, M * K, 1, -1, 1);
+    bench_fill(w->b.data, N * K, 2, -1, 1);
+out:
+    return st;
+}
+
+static void work_step(const work *w, gr_comm *c)
+{
+    const int times = (int)(STEP_FLOP / (2.0 * M * N * K) / gr_comm_size(c));
+
+    for (int i = 0; i < times; i++) w->ops->gemm(w->c, w->a, false, w->b, true, 1.0f, 0.0f, NULL);
+    gr_barrier(c);
+}
+
+/* Steps until the save is published and read back; `steps` is how many that took. */
+static gr_status work_while_saving(const work *w, state *s, gr_ckpt_dir *d, int64_t *steps)
+{
+    gr_status st = GR_OK;
+
+    for (*steps = 0; gr_ckpt_phase_of(d) != GR_CKPT_IDLE; (*steps)++) {
+        int64_t busy = !gr_ckpt_written(d);
+
+        gr_sum_i64(s->c, &busy, 1);
+        GR_CHECK(*steps < MANY, GR_ERR_IO, "not saved after %d steps", MANY);
+        if (!busy && gr_ckpt_phase_of(d) == GR_CKPT_WRITING)
+            GR_TRY(gr_ckpt_publish(d));
+        else if (!busy)
+            GR_TRY(gr_ckpt_settle(d));
+        work_step(w, s->c);
+    }
+out:
+    return st;
+}
+
+/* All that a save costs: what begin and publish take, and what the writer thread takes from the steps beside it. */
+static gr_status stall(void *user)
+{
+    static work  w;
+    gr_status    st = GR_OK;
+    state       *s = user;
+    gr_ckpt_dir *d = NULL;
+    char         path[GR_PATH_MAX];
+    int64_t      steps = 0;
+    double       t0, plain, saving;
+
+    if (!w.ops) GR_TRY(work_open(&w));
+    GR_TRY(gr_path(path, "%s/stall", s->dir));
+    if (gr_comm_rank(s->c) == 0) GR_TRY(gr_remove_tree(path));
+    GR_TRY(gr_ckpt_dir_open(&d, s->c, path));
+    work_step(&w, s->c);
+    t0 = bench_now();
+    for (int i = 0; i < PLAIN; i++) work_step(&w, s->c);
+    plain = (bench_now() - t0) / PLAIN;
+    t0 = bench_now();
+    GR_TRY(gr_ckpt_begin(d, 1, s->piece, TENSORS, "{}", 1));
+    GR_TRY(work_while_saving(&w, s, d, &steps));
+    saving = bench_now() - t0;
+    bench_number("stall", 100 * (saving - (double)steps * plain) / plain);
+out:
+    gr_ckpt_dir_close(&d);
+    return st;
+}
+
+/* The last one saved, read back. */
+static gr_status check(void *user)
+{
+    gr_status st = GR_OK;
+    state    *s = user;
+    char      path[GR_PATH_MAX];
+    double    seconds = 0;
+
+    if (s->turn)
+        GR_TRY(gr_path(path, "%s/save-%lld", s->dir, (long long)s->turn));
+    else
+        GR_TRY(gr_path(path, "%s/stall", s->dir));
+    memset(s->data, 0, s->bytes);
+    GR_TRY(state_load(s, path, &seconds));
+    state_compare(s);
+    if (gr_comm_rank(s->c) == 0) GR_TRY(gr_remove_tree(path));
+out:
+    return st;
+}
+
+int main(int argc, char **argv)
+{
+    state      s = {0};
+    gr_status  st = state_open(&s, &argc, &argv);
+    const bool beside = argc == 2 && !strcmp(argv[1], "stall");
+
+    bench_name("graft checkpoint");
+    if (st == GR_OK)
+        st = bench_serve(
+            &(bench){.comm = s.c, .run = beside ? stall : run, .ceiling = ceiling, .check = check, .user = &s});
+    state_close(&s);
+    return gr_exit_code(st);
+}
