@@ -94,18 +94,13 @@ look()
     files=$(find "$out" -maxdepth 1 -type f \( -name '*.h5' -o -name '*.json' -o -name '*.safetensors' \) ! -name '.*' 2>/dev/null | wc -l)
 }
 
-# Is the stage's product there? Products appear complete, by rename (docs/formats.md); another node may see them a moment later.
+# Is the stage's product there? Its record is written last (docs/formats.md); another node may see it a moment later.
 complete()
 {
-    local try
+    local try record=$out/graft.json
+    case $out in *.h5) record=$out.json ;; esac
     for ((try = 0; try < 10; try++)); do
-        case $stage in
-        import | convert | align | distill | extend) [ -f "$out" ] || [ -f "$out/weights.h5" ] ;;
-        tokenize | teacher) [ -f "$out/index.json" ] ;;
-        evaluate) [ -f "$out/results.json" ] || [ -f "$out/logits.h5" ] ;;
-        export) [ -f "$out/config.json" ] ;;
-        *) [ -e "$out" ] ;;
-        esac && return 0
+        [ ! -f "$record" ] || return 0
         sleep 1
     done
     return 1
