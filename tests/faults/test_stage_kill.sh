@@ -31,11 +31,11 @@ start()
     pid=$!
 }
 
-# All ranks leave within ten seconds. To $rc.
+# A second or two after a kill all ranks have left; thirty at most, which mpirun may need when the victim was about to connect to it. To $rc.
 ended() # WHAT
 {
     local i
-    for ((i = 0; i < 500; i++)); do
+    for ((i = 0; i < 1500; i++)); do
         kill -0 $pid 2>/dev/null || break
         sleep 0.02
     done
