@@ -145,6 +145,13 @@ out:
     return st;
 }
 
+/* Errors that trying again cannot cure: somebody named the wrong place. */
+static bool forbidden(int cause)
+{
+    return cause == EACCES || cause == EPERM || cause == EROFS || cause == ENOTDIR || cause == ENAMETOOLONG ||
+           cause == ELOOP;
+}
+
 gr_status gr_mkdirs(const char *path)
 {
     gr_status   st = GR_OK;
@@ -162,8 +169,9 @@ gr_status gr_mkdirs(const char *path)
             GR_TRY(gr_fsync_path(parent));
         } else if (*part) {
             const int cause = errno; /* a directory that is there may answer EEXIST, EROFS or EACCES */
-            GR_CHECK(!stat(part, &sb), GR_ERR_IO, "%s: mkdir: %s", part, strerror(cause));
-            GR_CHECK(S_ISDIR(sb.st_mode), GR_ERR_IO, "%s: not a directory", part);
+            GR_CHECK(!stat(part, &sb), forbidden(cause) ? GR_ERR_CONFIG : GR_ERR_IO, "%s: mkdir: %s", part,
+                     strerror(cause));
+            GR_CHECK(S_ISDIR(sb.st_mode), GR_ERR_CONFIG, "%s: not a directory", part);
         }
         *p = cut;
     }
@@ -232,7 +240,7 @@ static gr_status remove_tree(const char *path, int depth)
     char    **name = NULL, child[GR_PATH_MAX];
     int64_t   n = 0;
 
-    if (!unlink(path) || errno == ENOENT) goto out;
+    if (!unlink(path) || errno == ENOENT || errno == ENOTDIR) goto out;
     GR_CHECK(errno == EISDIR, GR_ERR_IO, "%s: unlink: %s", path, strerror(errno));
     GR_CHECK(depth < TREE_DEPTH, GR_ERR_IO, "%s: deeper than %d directories, left alone", path, TREE_DEPTH);
     GR_TRY(gr_list(path, &name, &n));
