@@ -9,8 +9,8 @@ enum { COLUMNS = 7, CELL = GR_MAX_NAME };
 
 typedef char cells[COLUMNS][CELL];
 
-static const char *const heading[COLUMNS] = {"model",    "perplexity", "of teacher's",
-                                             "KL, nats", "trained on", "seconds",    "nats/M"};
+static const char *const heading[COLUMNS] = {"model",      "perplexity", "of teacher's", "KL, nats",
+                                             "trained on", "seconds",    "nats/M"};
 
 /* 12 800 -> "12.8 k"; three digits say enough in a table. */
 static void put_count(char cell[CELL], int64_t n)
@@ -225,12 +225,12 @@ static void add_models(gr_text *t, const gr_facts *f)
         for (int k = 0; k < COLUMNS; k++) gr_text_add(t, "| %s ", c[k]);
         gr_text_add(t, "|\n");
     }
-    gr_text_add(t,
-                "\nPerplexity and KL to the teacher over %" PRId64
-                " held-out tokens, which no stage trained on. Tokens and\n"
-                "seconds are those of the stage that made the model; nats/M: what they bought, the fall of log-perplexity\n"
-                "since the model above per million tokens.\n",
-                f->model[0].tokens);
+    gr_text_add(
+        t,
+        "\nPerplexity and KL to the teacher over %" PRId64 " held-out tokens, which no stage trained on. Tokens and\n"
+        "seconds are those of the stage that made the model; nats/M: what they bought, the fall of log-perplexity\n"
+        "since the model above per million tokens.\n",
+        f->model[0].tokens);
 }
 
 static void add_longer(gr_text *t, const gr_facts *f)

@@ -57,7 +57,7 @@ void gr_ckpt_deal(gr_ckpt_piece *piece, int64_t n, int rank, int size);
 
 typedef enum gr_ckpt_phase { GR_CKPT_IDLE, GR_CKPT_WRITING, GR_CKPT_READING } gr_ckpt_phase;
 
-/** [local] The same on all ranks. */
+/** [local] The same on all ranks. NULL, a training that saves nothing, is idle. */
 gr_ckpt_phase gr_ckpt_phase_of(const gr_ckpt_dir *d);
 
 /** [collective] Begin to save `step`; whatever is under way is published and settled first. Each rank passes the pieces

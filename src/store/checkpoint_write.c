@@ -102,7 +102,7 @@ static gr_status as_save(gr_status st)
 
 gr_ckpt_phase gr_ckpt_phase_of(const gr_ckpt_dir *d)
 {
-    return d->flight.phase;
+    return d ? d->flight.phase : GR_CKPT_IDLE;
 }
 
 bool gr_ckpt_written(const gr_ckpt_dir *d)

@@ -1,4 +1,5 @@
 #include "store/direct.h"
+#include "util/beat.h"
 #include "util/crc32c.h"
 #include "util/fs.h"
 #include "util/mem.h"
@@ -103,6 +104,7 @@ static gr_status put_pages(gr_direct *w, uint64_t offset, const char *p, uint64_
     }
     GR_CHECK(k >= 0, GR_ERR_IO, "%s: write at byte %" PRIu64 ": %s", w->tmp, offset, strerror(errno));
     *done = (uint64_t)k - (uint64_t)k % PAGE;
+    gr_beat_again();
 out:
     return st;
 }

@@ -42,7 +42,8 @@ gr_status gr_weights_open(gr_weights **w, const gr_comm *c, const char *path);
 void      gr_weights_close(gr_weights **w);
 
 const char *gr_weights_path(const gr_weights *w);
-const char *gr_weights_content(const gr_weights *w); /**< identifies the model: 16 hex digits; a checkpoint's is that of its manifest */
+const char *gr_weights_content(
+    const gr_weights *w); /**< identifies the model: 16 hex digits; a checkpoint's is that of its manifest */
 const char *gr_weights_config_json(const gr_weights *w);
 const char *gr_weights_tokenizer_json(const gr_weights *w); /**< "" when there is none */
 const char *gr_weights_pattern(const gr_weights *w);
@@ -64,7 +65,7 @@ gr_status gr_weights_read_raw(gr_weights *w, int64_t i, int64_t first, int64_t c
 
 typedef struct gr_weights_base {
     const char *config_json, *pattern;
-    const char *path, *content;              /**< of the weights below it; path NULL: there are none ...        */
+    const char *path, *content;             /**< of the weights below it; path NULL: there are none ...        */
     const char *tokenizer, *tokenizer_json; /**< ... and the tokenizer's file ("" for none) is referred to     */
 } gr_weights_base;
 

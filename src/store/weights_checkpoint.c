@@ -47,8 +47,8 @@ static gr_status open_base(gr_weights *w, const gr_comm *c, const json_t *model,
     if (st != GR_OK) gr_log0("%s lies over the weights %s (content %s), which cannot be read", w->path, path, content);
     GR_TRY(st);
     GR_CHECK0(!strcmp(gr_weights_content(w->base), content), GR_ERR_INPUT,
-              "%s lies over the weights %s: their content is %s, expected %s", w->path, path, gr_weights_content(w->base),
-              content);
+              "%s lies over the weights %s: their content is %s, expected %s", w->path, path,
+              gr_weights_content(w->base), content);
     GR_TRY(gr_agree(c, gr_strdup(&w->tokenizer_json, gr_weights_tokenizer_json(w->base))));
 out:
     return st;

@@ -1,4 +1,5 @@
 #include "store/writer.h"
+#include "util/beat.h"
 #include <signal.h>
 #include <time.h>
 
@@ -41,9 +42,11 @@ bool gr_writer_done(const gr_writer *w)
 
 gr_status gr_writer_wait(gr_writer *w)
 {
-    gr_status st;
+    const char *before = gr_beat_wait("waiting for the checkpoint writer");
+    gr_status   st;
 
     if (w->threaded) pthread_join(w->thread, NULL);
+    gr_beat(before);
     st = w->st;
     w->threaded = false;
     w->st = GR_OK;

@@ -39,22 +39,22 @@ typedef struct gr_trainer {
     gr_model     *model; /**< what is trained; borrowed                                                    */
     gr_ckpt_dir  *ckpt;
     gr_metrics   *metrics;
-    char inputs[192];   /**< contents of what it learns from: "weights ... teacher ... text ... logits ..." */
-    gr_tensor sum;      /**< F64 [n_sum] on the backend: sums of a step                                    */
-    double   *host_sum; /**< the same on the host, and what ranks tell each other beside it (trainer.c)     */
-    int64_t   n_sum;
-    int64_t   step;   /**< steps done                                                                   */
-    int64_t   tokens; /**< positions trained on so far                                                  */
-    double    step_start_s;
-    double    saving_s;     /**< training waited so long for saving since the last record                       */
-    double    save_begun_s; /**< the last save, or the start                                                    */
-    bool      written;      /**< all ranks: the writers are done                                                */
-    bool      late;         /**< all ranks: checkpoint.minutes have passed                                      */
-    bool      retrying;     /**< the last save was begun for that reason                                        */
-    bool      again;        /**< all ranks: the last checkpoint read back damaged                               */
-    int64_t   saving;       /**< step of the last save that was begun                                           */
-    int64_t   told;         /**< step of the last checkpoint in metrics.jsonl                                   */
-    gr_status local;        /**< error of this rank that the next reduction will carry to all                 */
+    char          inputs[192]; /**< contents of what it learns from: "weights ... teacher ... text ... logits ..." */
+    gr_tensor     sum;         /**< F64 [n_sum] on the backend: sums of a step                                    */
+    double       *host_sum;    /**< the same on the host, and what ranks tell each other beside it (trainer.c)     */
+    int64_t       n_sum;
+    int64_t       step;   /**< steps done                                                                   */
+    int64_t       tokens; /**< positions trained on so far                                                  */
+    double        step_start_s;
+    double        saving_s;     /**< training waited so long for saving since the last record                       */
+    double        save_begun_s; /**< the last save, or the start                                                    */
+    bool          written;      /**< all ranks: the writers are done                                                */
+    bool          late;         /**< all ranks: checkpoint.minutes have passed                                      */
+    bool          retrying;     /**< the last save was begun for that reason                                        */
+    bool          again;        /**< all ranks: the last checkpoint read back damaged                               */
+    int64_t       saving;       /**< step of the last save that was begun                                           */
+    int64_t       told;         /**< step of the last checkpoint in metrics.jsonl                                   */
+    gr_status     local;        /**< error of this rank that the next reduction will carry to all                 */
 } gr_trainer;
 
 /** [collective] Lock run.out, load the newest checkpoint into `model` if there is one, open metrics. A checkpoint made

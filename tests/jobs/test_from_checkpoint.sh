@@ -55,9 +55,9 @@ cmp "$dir"/hf-checkpoint/*.safetensors "$dir"/hf-product/*.safetensors
 
 # The weights below are gone, or others.
 mv "$dir/hybrid" "$dir/elsewhere"
-refused "lies over the weights $dir/hybrid/weights.h5 (seal [0-9a-f]\{16\}), which cannot be read" evaluate "$dir/align/ckpt" x
+refused "lies over the weights $dir/hybrid/weights.h5 (content [0-9a-f]\{16\}), which cannot be read" evaluate "$dir/align/ckpt" x
 graft 1 convert run.out="$dir/hybrid" model.weights="$dir/teacher" convert.pattern='(attn,gdn)' convert.seed=2
-refused "$dir/hybrid/weights.h5: their seal is [0-9a-f]\{16\}, expected [0-9a-f]\{16\}" evaluate "$dir/align/ckpt" x
+refused "$dir/hybrid/weights.h5: their content is [0-9a-f]\{16\}, expected [0-9a-f]\{16\}" evaluate "$dir/align/ckpt" x
 rm -r "$dir/hybrid" && mv "$dir/elsewhere" "$dir/hybrid"
 
 # The newest is damaged: the one before, and nothing is renamed. It alone: refused. None at all: refused.
