@@ -1,6 +1,8 @@
 #include "model/import.h"
 #include "model/model.h"
+#include "store/json_seal.h"
 #include "store/safetensors.h"
+#include "util/crc32c.h"
 #include "util/fs.h"
 #include "util/half.h"
 #include "util/json.h"
@@ -205,7 +207,8 @@ out:
 
 /* ---- the whole ------------------------------------------------------------------------------------------- */
 
-/* What the directory says of itself, in graft.json: written last but one, compared when export runs again. */
+/* What the directory says of itself, in graft.json: written last but one, compared when export runs again, all but
+ * `files`, which is for graft-verify. */
 static json_t *identity(const gr_cfg_export *cfg, const gr_weights *from)
 {
     return json_pack("{s:s, s:s, s:I}", "weights", gr_weights_seal(from), "dtype", cfg->dtype, "shard_mib",
@@ -224,11 +227,62 @@ static gr_status exported(const char *dir, const json_t *mark, bool *done)
     GR_TRY(gr_path(path, "%s/graft.json", dir));
     GR_CHECK(gr_exists(path), GR_ERR_CONFIG, "%s exists and is no export of Graft's; choose another run.out", dir);
     GR_TRY(gr_json_load(path, &there));
+    json_object_del(there, "files");
+    json_object_del(there, "crc32c");
     GR_CHECK(json_equal(there, mark), GR_ERR_CONFIG,
              "%s holds another export (other weights, or other options); choose another run.out, or remove it", dir);
     *done = true;
 out:
     json_decref(there);
+    return st;
+}
+
+enum { SMALL = 3 };
+
+/* The names of all files that an export may have: first the small ones. */
+static void any_name(const exporter *ex, int64_t i, char name[64])
+{
+    static const char *const small[SMALL] = {"config.json", "tokenizer.json", "model.safetensors.index.json"};
+
+    if (i < SMALL)
+        snprintf(name, 64, "%s", small[i]);
+    else
+        file_name(ex, (int)(i - SMALL), name);
+}
+
+/* The bytes and checksum of every file, each read by one rank: they go into `mark`. */
+static gr_status list_files(const exporter *ex, const char *dir, json_t *mark)
+{
+    gr_status     st = GR_OK;
+    const int64_t n = SMALL + ex->n_file;
+    int64_t      *sum = NULL; /* [n, 2]: bytes, checksum */
+    json_t       *files = json_object();
+    char          path[GR_PATH_MAX], name[64], hex[9];
+    uint64_t      bytes;
+    uint32_t      crc;
+
+    st = gr_alloc(&sum, 2 * (uint64_t)n, sizeof *sum, "checksums of files");
+    for (int64_t i = gr_comm_rank(ex->c); st == GR_OK && i < n; i += gr_comm_size(ex->c)) {
+        any_name(ex, i, name);
+        st = gr_path(path, "%s/%s", dir, name);
+        if (st != GR_OK || !gr_exists(path)) continue;
+        st = gr_crc32c_file(path, &bytes, &crc);
+        sum[2 * i] = (int64_t)bytes;
+        sum[2 * i + 1] = crc;
+    }
+    GR_TRY(gr_agree(ex->c, st));
+    gr_sum_i64(ex->c, sum, 2 * n);
+    for (int64_t i = 0; i < n; i++) {
+        any_name(ex, i, name);
+        snprintf(hex, sizeof hex, "%08x", (unsigned)sum[2 * i + 1]);
+        if (sum[2 * i] > 0) /* no empty file is written: this one does not exist */
+            json_object_set_new(files, name,
+                                json_pack("{s:I, s:s}", "bytes", (json_int_t)sum[2 * i], "crc32c", hex));
+    }
+    json_object_set(mark, "files", files);
+out:
+    json_decref(files);
+    gr_free(&sum);
     return st;
 }
 
@@ -263,7 +317,7 @@ gr_status gr_export(const gr_comm *c, const char *weights, const gr_cfg_export *
     exporter         ex = {.c = c};
     gr_model_spec    spec;
     const gr_mixer **mixer = NULL;
-    char             tmp[GR_PATH_MAX] = "";
+    char             tmp[GR_PATH_MAX] = "", path[GR_PATH_MAX];
     int64_t          done = 0;
     json_t          *mark = NULL;
 
@@ -282,9 +336,12 @@ gr_status gr_export(const gr_comm *c, const char *weights, const gr_cfg_export *
     }
     GR_TRY(gr_agree(c, prepare(&ex, cfg, dir, tmp, &spec, &mixer)));
     for (int f = 0; f < ex.n_file; f++) GR_TRY(write_file(&ex, tmp, f));
+    if (gr_comm_rank(c) == 0) st = write_small(&ex, tmp, &spec, mixer);
+    GR_TRY(gr_agree(c, st));
+    GR_TRY(list_files(&ex, tmp, mark));
     if (gr_comm_rank(c) == 0) {
-        st = write_small(&ex, tmp, &spec, mixer);
-        if (st == GR_OK) st = write_json(mark, tmp, "graft.json");
+        st = gr_path(path, "%s/graft.json", tmp);
+        if (st == GR_OK) st = gr_json_write(mark, path);
         if (st == GR_OK) st = gr_publish(tmp, dir);
     }
     GR_TRY(gr_agree(c, st));

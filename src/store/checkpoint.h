@@ -15,6 +15,8 @@
 #include "comm/comm.h"
 #include "kernels/tensor.h"
 #include "util/status.h"
+#include <stdbool.h>
+#include <stdint.h>
 
 GR_C_BEGIN
 
@@ -49,6 +51,19 @@ typedef struct gr_ckpt gr_ckpt; /**< a verified checkpoint, open for reading */
  * damaged. To start over is then a person's decision: a second call, or run, finds none. */
 gr_status gr_ckpt_open_newest(gr_ckpt **ck, gr_ckpt_dir *d);
 void      gr_ckpt_close(gr_ckpt **ck);
+
+/** [local] Look at the checkpoint in directory `path`, DIR/step-..., with no lock taken and nothing changed: its manifest
+ * alone, no shard. To see which of them are sound. GR_ERR_INPUT. */
+gr_status gr_ckpt_look(gr_ckpt **ck, const char *path);
+
+int64_t gr_ckpt_shards(const gr_ckpt *ck); /**< number of shards */
+
+/** [local] The path of shard i. */
+gr_status gr_ckpt_path(const gr_ckpt *ck, int64_t i, char path[4096]);
+
+/** [local] Verify shard i in full: it is the file the manifest lists, and holds the pieces that the manifest says and
+ * nothing else, of their types, shapes and checksums. With `values`, none of which is NaN or infinite. GR_ERR_INPUT. */
+gr_status gr_ckpt_check(gr_ckpt *ck, int64_t i, bool values);
 
 int64_t     gr_ckpt_step(const gr_ckpt *ck);
 const char *gr_ckpt_meta(const gr_ckpt *ck); /**< JSON object text */

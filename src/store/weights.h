@@ -40,6 +40,9 @@ const char *gr_weights_config_json(const gr_weights *w);
 const char *gr_weights_tokenizer_json(const gr_weights *w); /**< "" when there is none */
 const char *gr_weights_pattern(const gr_weights *w);
 
+/** [local] A text attribute of the file (program, version, config, inputs, ...) in counted memory. GR_ERR_INPUT. */
+gr_status gr_weights_get(const gr_weights *w, const char *attribute, char **text);
+
 int64_t               gr_weights_count(const gr_weights *w);
 const gr_tensor_info *gr_weights_info(const gr_weights *w, int64_t i);
 int64_t               gr_weights_find(const gr_weights *w, const char *name); /**< -1: absent */

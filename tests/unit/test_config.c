@@ -152,6 +152,7 @@ static const hostile refused[] = {
     {"align", "", NULL, "x.yaml: run.out must be given: where the result goes"},
     {"align", "# nothing\n", NULL, "data.shards must be given: directory written by graft-tokenize"},
     {"align", NULL, "run.out=a", "command line: data.shards must be given"},
+    {"verify", NULL, NULL, "nothing to do: graft-verify PATH"},
     {"align", NULL, NULL, "no configuration: graft-align CONFIG.yaml"},
     /* bases */
     {"align", "base: nowhere.yaml\n", NULL, "x.yaml:1: base: "},
@@ -364,6 +365,23 @@ static gr_config *parse(const char *program, const char *text)
     return cfg;
 }
 
+/* graft-verify's paths come from the file, or from plain arguments, which replace them; other programs take none. */
+static void plain_arguments(void)
+{
+    gr_config *cfg = NULL;
+
+    put("v.yaml", "verify: {paths: [x, y], deep: false}\n");
+    cfg = ACCEPT("verify", "v.yaml");
+    CHECK(cfg->verify.paths.n == 2 && !strcmp(cfg->verify.paths.v[1], "y") && !cfg->verify.deep, "from the file");
+    gr_config_close(&cfg);
+    cfg = ACCEPT("verify", "p", "v.yaml", "./q=r", "verify.all=true", "s.h5");
+    CHECK(cfg->verify.paths.n == 3 && !strcmp(cfg->verify.paths.v[0], "p") && !strcmp(cfg->verify.paths.v[1], "./q=r") &&
+              !strcmp(cfg->verify.paths.v[2], "s.h5"),
+          "plain arguments");
+    CHECK(cfg->verify.all && !cfg->verify.deep, "with keys between them");
+    gr_config_close(&cfg);
+}
+
 /* All strings, of all sections, odd. */
 static const char shared[] = ""
 #define GR_SECTION(section, doc)          #section ":\n"
@@ -386,12 +404,14 @@ static void round_trips(void)
     setenv("GR_ODD", odd, 1);
     put("shared.yaml", shared);
     put("all.yaml", "base: shared.yaml\nrun: {threads: 4096}\n");
+    put("tools.yaml", "base: shared.yaml\n"); /* for programs without a section `run` */
     put("numbers.yaml",
         "base: all.yaml\n"
         "optim: {lr: 0.1, eps: 1.2345678901234567e-17, clip: 3e8}\ntrain: {seed: 9223372036854775807}\n");
     for (size_t i = 0; i < sizeof programs / sizeof programs[0]; i++) {
-        const bool trains = strstr(gr_program_find(programs[i])->sections, "optim");
-        gr_config *a = ACCEPT(programs[i], trains ? "numbers.yaml" : "all.yaml"), *b = NULL;
+        const char *uses = gr_program_find(programs[i])->sections;
+        const char *given = strstr(uses, "optim") ? "numbers.yaml" : strstr(uses, "run") ? "all.yaml" : "tools.yaml";
+        gr_config  *a = ACCEPT(programs[i], given), *b = NULL;
         char      *text = NULL, *again = NULL, *help = NULL;
 
         CHECK(gr_config_print(a, programs[i], &text) == GR_OK, "print");
@@ -483,6 +503,7 @@ int main(void)
     survive_damage();
     inherit_and_override();
     expand_strings();
+    plain_arguments();
     round_trips();
     print_is_readable();
     resolved_text_is_strict();
