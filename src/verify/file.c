@@ -10,26 +10,26 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { PIECE_BYTES = 64 << 20 };
+enum { PIECE_BYTES = 4 << 20 /* read at once: stays in a cache */ };
 
 /* ---- where it comes from -------------------------------------------------------------------------------- */
 
-/* One entry: a path, and the seal that the file had then. */
-static void trace(gr_checker *k, const char *path, const char *seal, gr_text *t)
+/* One entry: a path, and the seal that the file had then. `how`: "made from". */
+static void trace(gr_checker *k, const char *how, const char *path, const char *seal, gr_text *t)
 {
     gr_seal now;
 
     if (!*seal) {
-        gr_text_add(t, "\nmade from %s, which is not a Graft file", path);
+        gr_text_add(t, "\n%s %s, which is not a Graft file", how, path);
     } else if (!gr_exists(path)) {
-        gr_text_add(t, "\nmade from %s (seal %s), which is not there", path, seal);
+        gr_text_add(t, "\n%s %s (seal %s), which is not there", how, path, seal);
     } else if (gr_seal_read(path, NULL, &now) != GR_OK) {
-        gr_text_add(t, "\nmade from %s (seal %s), which is there but is no sound Graft file", path, seal);
+        gr_text_add(t, "\n%s %s (seal %s), which is there but is no sound Graft file", how, path, seal);
         *k->cause = 0; /* a remark, not an error */
     } else if (strcmp(now.id, seal) != 0) {
-        gr_text_add(t, "\nmade from %s (seal %s), which is there but different (seal %s)", path, seal, now.id);
+        gr_text_add(t, "\n%s %s (seal %s), which is there but different (seal %s)", how, path, seal, now.id);
     } else {
-        gr_text_add(t, "\nmade from %s (seal %s), which is there and unchanged", path, seal);
+        gr_text_add(t, "\n%s %s (seal %s), which is there and unchanged", how, path, seal);
     }
 }
 
@@ -45,7 +45,7 @@ gr_status gr_lineage(gr_checker *k, const char *inputs, const char *name, gr_tex
     {
         path = json_string_value(json_object_get(v, "path"));
         seal = json_string_value(json_object_get(v, "seal"));
-        if (path && seal) trace(k, path, seal, t);
+        if (path && seal) trace(k, "made from", path, seal, t);
     }
     st = t->st;
 out:
@@ -219,6 +219,7 @@ static gr_status check_datasets(gr_h5 *f, const char *path, bool finite, gr_text
         row = gr_dtype_size(dtype) * dim[1] * dim[2] * dim[3];
         if (!finite || row == 0 || gr_dtype_size(dtype) > 4) continue;
         part = row < PIECE_BYTES ? PIECE_BYTES / row : 1;
+        if (part > dim[0]) part = dim[0];
         GR_TRY(gr_realloc(&room, (uint64_t)(part * row), 1, "part of a dataset"));
         for (int64_t at = 0; at < dim[0]; at += count) {
             count = dim[0] - at < part ? dim[0] - at : part;
@@ -282,7 +283,7 @@ gr_status gr_check_json(gr_checker *k, const char *path, const char *kind, bool 
         if (!sealed) gr_text_add(&facts, "has no checksum");
         weights = json_string_value(json_object_get(tree, "weights"));
         seal = json_string_value(json_object_get(tree, "seal"));
-        if (weights && seal) trace(k, weights, seal, &facts);
+        if (weights && seal) trace(k, "of", weights, seal, &facts);
     }
     st = gr_judge(k, st, kind, path, facts.s ? facts.s : "");
     gr_text_close(&facts);

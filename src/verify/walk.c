@@ -256,6 +256,7 @@ static gr_status see_directory(gr_checker *k, gr_tasks *u, const char *dir, int 
         goto out;
     }
     GR_TRY(gr_alloc(&path, 1, sizeof *path, "path"));
+    if (l.n == 0) GR_TRY(gr_find(k, GR_REMARK, "", dir, "an empty directory"));
     skip(&l);
     GR_TRY(see_stores(k, u, &l));
     GR_TRY(see_export(k, u, &l));
