@@ -276,8 +276,7 @@ static gr_status list_files(const exporter *ex, const char *dir, json_t *mark)
         any_name(ex, i, name);
         snprintf(hex, sizeof hex, "%08x", (unsigned)sum[2 * i + 1]);
         if (sum[2 * i] > 0) /* no empty file is written: this one does not exist */
-            json_object_set_new(files, name,
-                                json_pack("{s:I, s:s}", "bytes", (json_int_t)sum[2 * i], "crc32c", hex));
+            json_object_set_new(files, name, json_pack("{s:I, s:s}", "bytes", (json_int_t)sum[2 * i], "crc32c", hex));
     }
     json_object_set(mark, "files", files);
 out:

@@ -52,8 +52,8 @@ typedef struct gr_ckpt gr_ckpt; /**< a verified checkpoint, open for reading */
 gr_status gr_ckpt_open_newest(gr_ckpt **ck, gr_ckpt_dir *d);
 void      gr_ckpt_close(gr_ckpt **ck);
 
-/** [local] Look at the checkpoint in directory `path`, DIR/step-..., with no lock taken and nothing changed: its manifest
- * alone, no shard. To see which of them are sound. GR_ERR_INPUT. */
+/** [local] Look at the checkpoint in directory `path`, DIR/step-..., with no lock taken and nothing changed: its
+ * manifest alone, no shard. To see which of them are sound. GR_ERR_INPUT. */
 gr_status gr_ckpt_look(gr_ckpt **ck, const char *path);
 
 int64_t gr_ckpt_shards(const gr_ckpt *ck); /**< number of shards */

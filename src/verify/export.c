@@ -148,7 +148,8 @@ gr_status gr_check_export(gr_checker *k, gr_tasks *tasks, const char *dir)
         GR_TRY(gr_judge(k, st, "hf-model", dir, facts.s ? facts.s : ""));
         GR_TRY(see_files(k, tasks, dir, mark));
     } else if (st == GR_OK) {
-        GR_TRY(gr_find(k, GR_REMARK, "hf-model", dir, "%s; no export of Graft's: headers and shapes were checked", facts.s));
+        GR_TRY(gr_find(k, GR_REMARK, "hf-model", dir, "%s; no export of Graft's: headers and shapes were checked",
+                       facts.s));
     } else { /* not ours, so not ours to judge */
         st = gr_find(k, GR_REMARK, "hf-model", dir, "no export of Graft's, nor one that graft-import reads");
         *k->cause = 0;

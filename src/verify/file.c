@@ -257,9 +257,9 @@ gr_status gr_check_h5(gr_checker *k, const char *path)
     }
     if (st == GR_OK) st = gr_h5_open_all(k->c, &f, path, NULL);
     if (st == GR_OK)
-        st = gr_agree(k->c, gr_comm_rank(k->c) ? GR_OK
-                                               : check_datasets(f, path, k->deep && !strcmp(seal.kind, "raw-logits"),
-                                                                &facts));
+        st = gr_agree(k->c, gr_comm_rank(k->c)
+                                ? GR_OK
+                                : check_datasets(f, path, k->deep && !strcmp(seal.kind, "raw-logits"), &facts));
     st = gr_judge(k, st, seal.kind, path, facts.s ? facts.s : "");
     gr_h5_close(&f);
     gr_text_close(&facts);

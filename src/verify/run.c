@@ -42,14 +42,14 @@ gr_status gr_check_config(gr_checker *k, const char *path, const char *made_with
     st = gr_read_file(path, CONFIG_BYTES, &text, &n);
     if (st == GR_OK) st = program_of(text, path, program);
     if (st == GR_OK) st = gr_config_from_text(&cfg, program, path, text, n);
-    if (st == GR_OK && strstr(gr_program_find(program)->sections, "checkpoint")) {
-        *steps = cfg->train.steps;
-        *every = cfg->checkpoint.every;
-    }
     if (st == GR_OK && made_with && strcmp(text, made_with) != 0)
         st = gr_fail(__FILE__, __LINE__, GR_ERR_INPUT,
                      "%s: differs from line %d on from the configuration under the seal of weights.h5", path,
                      first_line(text, made_with));
+    if (st == GR_OK && strstr(gr_program_find(program)->sections, "checkpoint")) {
+        *steps = cfg->train.steps;
+        *every = cfg->checkpoint.every;
+    }
     snprintf(facts, sizeof facts, "of graft-%s%s", program, made_with ? "; as in weights.h5" : "");
     st = gr_judge(k, st, "config", path, facts);
     gr_config_close(&cfg);
@@ -200,7 +200,7 @@ static gr_status check_training(gr_checker *k, const char *dir, bool finished, c
     trained = gr_exists(metrics_path) || gr_exists(ckpt);
     if (!trained && !gr_exists(config)) goto out;
     GR_TRY(gr_check_config(k, config, made_with, &steps, &every));
-    if (!trained && steps < 0) goto out; /* of a program that leaves nothing more */
+    if (!trained && steps < 0) goto out;                    /* of a program that leaves nothing more */
     if (newest_saved(ckpt, &saved) != GR_OK) *k->cause = 0; /* the walk says so */
     GR_TRY(gr_check_metrics(k, metrics_path, steps, saved, finished, &last));
     GR_TRY(check_complete(k, dir, finished, steps, every, last, saved));

@@ -135,10 +135,9 @@ gr_status gr_store_facts(const gr_checker *k, gr_text *t)
         break;
     case GR_TASK_LOGITS:
         l = gr_logits_spec_of(k->logits);
-        gr_text_add(t,
-                    "top %" PRId64 " at %" PRId64 " positions, %" PRId64 " files; context %" PRId64
-                    "; text %s, teacher %s",
-                    l->k, l->tokens, gr_logits_files(l), l->context, l->corpus, l->teacher);
+        gr_text_add(
+            t, "top %" PRId64 " at %" PRId64 " positions, %" PRId64 " files; context %" PRId64 "; text %s, teacher %s",
+            l->k, l->tokens, gr_logits_files(l), l->context, l->corpus, l->teacher);
         break;
     case GR_TASK_CKPT: return ckpt_facts(k->ckpt, t);
     default: gr_text_add(t, "%zu files", json_object_size(k->files));
@@ -173,11 +172,11 @@ out:
 
 static gr_status check_exported(gr_checker *k, int64_t i, const char *path)
 {
-    gr_status  st = GR_OK;
-    json_t    *says = NULL;
-    uint64_t   bytes = 0;
-    uint32_t   crc = 0;
-    char       found[9];
+    gr_status   st = GR_OK;
+    json_t     *says = NULL;
+    uint64_t    bytes = 0;
+    uint32_t    crc = 0;
+    char        found[9];
     const char *expected;
 
     exported(k, i, &says);
@@ -194,10 +193,12 @@ out:
 
 gr_status gr_check_member(gr_checker *k, const gr_task *u)
 {
-    static const char *const name[GR_N_TASK_KINDS] = {
-        [GR_TASK_SHARD] = "shard", [GR_TASK_LOGITS] = "logits", [GR_TASK_CKPT] = "checkpoint", [GR_TASK_EXPORT] = "export"};
-    gr_status st = GR_OK;
-    char      path[GR_PATH_MAX];
+    static const char *const name[GR_N_TASK_KINDS] = {[GR_TASK_SHARD] = "shard",
+                                                      [GR_TASK_LOGITS] = "logits",
+                                                      [GR_TASK_CKPT] = "checkpoint",
+                                                      [GR_TASK_EXPORT] = "export"};
+    gr_status                st = GR_OK;
+    char                     path[GR_PATH_MAX];
 
     st = gr_store_open(k, u->kind, u->path);
     if (st != GR_OK) return gr_judge(k, st, name[u->kind], u->path, ""); /* it was sound when rank 0 read it */

@@ -21,8 +21,8 @@ gr_status gr_tasks_add(gr_tasks *u, gr_task_kind kind, int64_t member, const cha
         GR_TRY(gr_realloc(&u->task, (uint64_t)u->room, sizeof *u->task, "tasks"));
     }
     GR_TRY(gr_strdup(&own, path));
-    u->task[u->n++] = (gr_task){
-        .kind = kind, .member = member, .bytes = stat(file, &sb) ? 0 : (int64_t)sb.st_size, .path = own};
+    u->task[u->n++] =
+        (gr_task){.kind = kind, .member = member, .bytes = stat(file, &sb) ? 0 : (int64_t)sb.st_size, .path = own};
 out:
     return st;
 }
@@ -249,7 +249,7 @@ static gr_status see_directory(gr_checker *k, gr_tasks *u, const char *dir, int 
 {
     gr_status st = GR_OK;
     listing   l = {.dir = dir};
-    char    (*path)[GR_PATH_MAX] = NULL; /* off the stack: this recurses */
+    char(*path)[GR_PATH_MAX] = NULL; /* off the stack: this recurses */
 
     if (gr_list(dir, &l.name, &l.n) != GR_OK) {
         GR_TRY(gr_judge(k, GR_ERR_IO, "directory", dir, ""));

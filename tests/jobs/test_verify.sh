@@ -12,7 +12,7 @@ verify() # RC ARGUMENT...: what it prints goes to $dir/said
 {
     local want=$1 rc=0
     shift
-    graft "$GR_NP" verify "$@" >"$dir/said" 2>"$dir/log" || rc=$?
+    graft "$GR_NP" verify "$@" >"$dir/said" 2>"$dir/log" </dev/null || rc=$?
     [ $rc -eq "$want" ] || { echo "graft-verify $*: exit $rc, expected $want"; cat "$dir/said" "$dir/log"; exit 1; }
 }
 
@@ -167,20 +167,23 @@ awk -F '\t' -v OFS='\t' '
         if ($0 ~ /^(damaged|missing) /) {
             line = $0; sub(/: .*/, "", line); sub(/.* /, "", line); bad[line]
             split(line, part, "/"); blamed[part[2]] = blamed[part[2]] " " line
+            if (line !~ /\/hf$/) accused[line] = part[2] # the directory of an export speaks for its files
         }
         next
     }
     {
         free = $1 ~ /metrics.jsonl$/ && $2 == "flip"
         pair = $2 == "swap" # both are sound: all that can be seen is that they do not belong together
-        split($1, part, "/"); copy = part[2]; hurt[copy]
+        split($1, part, "/"); copy = part[2]
         n[$2]++; total++
+        if (pair) paired[copy]
+        delete accused[$1]
         if ($1 in bad || (pair && copy in blamed)) seen[$2]++
         else if (free) unseen++
         else { print "not found: " $2 " of " $1 " (blamed:" blamed[copy] ")"; wrong = 1 }
     }
     END {
-        for (copy in blamed) if (!(copy in hurt)) { print "blamed for nothing:" blamed[copy]; wrong = 1 }
+        for (line in accused) if (!(accused[line] in paired)) { print "blamed for nothing: " line; wrong = 1 }
         for (how in n) printf "%s: %d of %d found\n", how, seen[how], n[how]
         printf "%d damages, %d bits of metrics.jsonl not seen\n", total, unseen
         exit wrong
@@ -193,6 +196,32 @@ for lost in hybrid/weights.h5 eval/results.json raw/logits.h5; do
     verify 2 "lost/${lost%/*}"
     says "lost/${lost%/*}: an empty directory"
 done
+
+# One file alone, which all ranks check together.
+for copy in 0001 0002 0011 0016; do
+    verify 2 "copies/$copy/hybrid/weights.h5"
+    says "copies/$copy/hybrid/weights.h5: "
+    says '1 damaged, 0 missing'
+done
+
+# ---- wrong, under a seal that is right --------------------------------------------------------------------
+
+while IFS='|' read -r change rc what; do
+    "$GR_BUILD/tests/jobs/drive_reseal" run/hybrid/weights.h5 "$change.h5" "$change" >log 2>&1 || { cat log; exit 1; }
+    verify "$rc" "$change.h5"
+    says "$what"
+done <<'LIST'
+same|0|2 attn, 2 gdn
+drop|2|tensor "model.norm.weight" is missing
+extra|2|tensor "model.extra.weight" is not part of this model
+shape|2|tensor "model.norm.weight" is [63, 1] (rank 1), its config.json says [64, 1]
+nan|2|tensor "model.norm.weight" (1 dimensions): NaN or Inf at [32
+config|2|model_type "mystery"
+pattern|2|pattern
+program|2|no attribute "program"
+inputs|2|damaged
+LIST
+verify 0 nan.h5 verify.deep=false
 
 # ---- what a run leaves behind when it dies, and what was set aside -------------------------------------
 

@@ -375,8 +375,8 @@ static void plain_arguments(void)
     CHECK(cfg->verify.paths.n == 2 && !strcmp(cfg->verify.paths.v[1], "y") && !cfg->verify.deep, "from the file");
     gr_config_close(&cfg);
     cfg = ACCEPT("verify", "p", "v.yaml", "./q=r", "verify.all=true", "s.h5");
-    CHECK(cfg->verify.paths.n == 3 && !strcmp(cfg->verify.paths.v[0], "p") && !strcmp(cfg->verify.paths.v[1], "./q=r") &&
-              !strcmp(cfg->verify.paths.v[2], "s.h5"),
+    CHECK(cfg->verify.paths.n == 3 && !strcmp(cfg->verify.paths.v[0], "p") &&
+              !strcmp(cfg->verify.paths.v[1], "./q=r") && !strcmp(cfg->verify.paths.v[2], "s.h5"),
           "plain arguments");
     CHECK(cfg->verify.all && !cfg->verify.deep, "with keys between them");
     gr_config_close(&cfg);
@@ -419,15 +419,16 @@ static void round_trips(void)
         b = parse(programs[i], text);
         CHECK(gr_config_print(b, programs[i], &again) == GR_OK, "print again");
         CHECK(!strcmp(text, again), "graft-%s: printed twice\n%s\n%s", programs[i], text, again);
-        if (runs)
-            CHECK(!strcmp(b->run.out, odd) && b->run.threads == 4096, "graft-%s: a value changed", programs[i]);
+        if (runs) CHECK(!strcmp(b->run.out, odd) && b->run.threads == 4096, "graft-%s: a value changed", programs[i]);
         if (trains)
             CHECK(b->optim.eps == 1.2345678901234567e-17 && b->optim.lr == 0.1 && b->optim.clip == 3e8 &&
                       b->train.seed == INT64_MAX,
                   "numbers changed");
 
         CHECK(gr_config_help(programs[i], &help) == GR_OK, "help");
-        CHECK(strstr(help, runs ? "run.out" : "verify.paths") && strstr(help, "must be given") && strstr(help, "\n   85  "), "help:\n%s", help);
+        CHECK(strstr(help, runs ? "run.out" : "verify.paths") && strstr(help, "must be given") &&
+                  strstr(help, "\n   85  "),
+              "help:\n%s", help);
         CHECK(!strstr(help, "logits.k ") == !strstr(text, "\nlogits:"), "help and print disagree on the sections");
         gr_free(&text);
         gr_free(&again);
