@@ -216,8 +216,9 @@ static gr_status check_datasets(gr_h5 *f, const char *path, bool finite, gr_text
     GR_TRY(gr_h5_names(f, &name, &n));
     for (int64_t i = 0; i < n; i++) {
         GR_TRY(gr_h5_info(f, name[i], &dtype, &rank, dim));
+        if (!finite || dim[0] == 0 || gr_dtype_size(dtype) > 4) continue;
         row = gr_dtype_size(dtype) * dim[1] * dim[2] * dim[3];
-        if (!finite || row == 0 || gr_dtype_size(dtype) > 4) continue;
+        if (row == 0) continue;
         part = row < PIECE_BYTES ? PIECE_BYTES / row : 1;
         if (part > dim[0]) part = dim[0];
         GR_TRY(gr_realloc(&room, (uint64_t)(part * row), 1, "part of a dataset"));

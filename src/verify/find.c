@@ -26,7 +26,6 @@ static bool is_bad(int64_t verdict)
 gr_status gr_find(gr_checker *k, gr_verdict verdict, const char *kind, const char *path, const char *fmt, ...)
 {
     finding     f = {.verdict = verdict, .n_path = strlen(path) + 1};
-    gr_text     text = {0};
     struct stat sb;
     va_list     ap;
     char        line[4096];
@@ -41,7 +40,6 @@ gr_status gr_find(gr_checker *k, gr_verdict verdict, const char *kind, const cha
     gr_text_put(&k->findings, (const char *)&f, sizeof f);
     gr_text_put(&k->findings, path, f.n_path);
     gr_text_put(&k->findings, line, f.n_text);
-    gr_text_close(&text);
     return k->findings.st;
 }
 
@@ -163,13 +161,12 @@ static void print(const entry *e)
     }
 }
 
+/* NULL, as json_pack takes it, when memory ends. */
 static json_t *json_of(const char *s)
 {
     json_t *v = json_string(s);
 
-    if (v) return v;
-    v = json_string("not UTF-8");
-    return v;
+    return v ? v : json_string("(not UTF-8)");
 }
 
 static gr_status write_report(const char *path, const entry *e, int64_t n, const int64_t count[GR_N_VERDICTS],
