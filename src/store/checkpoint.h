@@ -59,7 +59,7 @@ gr_status gr_ckpt_look(gr_ckpt **ck, const char *path);
 int64_t gr_ckpt_shards(const gr_ckpt *ck); /**< number of shards */
 
 /** [local] The path of shard i. */
-gr_status gr_ckpt_path(const gr_ckpt *ck, int64_t i, char path[4096]);
+gr_status gr_ckpt_shard_path(const gr_ckpt *ck, int64_t i, char path[4096]);
 
 /** [local] Verify shard i in full: it is the file the manifest lists, and holds the pieces that the manifest says and
  * nothing else, of their types, shapes and checksums. With `values`, none of which is NaN or infinite. GR_ERR_INPUT. */

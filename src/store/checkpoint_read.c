@@ -262,7 +262,7 @@ int64_t gr_ckpt_shards(const gr_ckpt *ck)
     return ck->m->n_shard;
 }
 
-gr_status gr_ckpt_path(const gr_ckpt *ck, int64_t i, char path[GR_PATH_MAX])
+gr_status gr_ckpt_shard_path(const gr_ckpt *ck, int64_t i, char path[GR_PATH_MAX])
 {
     return shard_path(path, ck, i);
 }

@@ -96,7 +96,7 @@ gr_status gr_store_path(const gr_checker *k, int64_t i, char path[GR_PATH_MAX])
     switch (k->open_kind) {
     case GR_TASK_SHARD: return gr_shards_path(k->shards, i, path);
     case GR_TASK_LOGITS: return gr_logits_path(k->logits, i, path);
-    case GR_TASK_CKPT: return gr_ckpt_path(k->ckpt, i, path);
+    case GR_TASK_CKPT: return gr_ckpt_shard_path(k->ckpt, i, path);
     default: return gr_path(path, "%s/%s", k->open_path, exported(k, i, &says));
     }
 }
