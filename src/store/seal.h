@@ -15,7 +15,7 @@
 
 GR_C_BEGIN
 
-enum { GR_SEAL_BYTES = 512, GR_KIND_MAX = 32 };
+enum { GR_SEAL_BYTES = 512, GR_SEAL_BLOCK = 16 << 20, GR_KIND_MAX = 32 };
 
 typedef struct gr_seal {
     char     kind[GR_KIND_MAX + 1]; /**< [a-z0-9_-]+                                               */
@@ -29,6 +29,17 @@ typedef struct gr_seal {
  * the directory. Reads the file once, each rank its blocks. `content` is 16 hex digits or "", the same on all ranks. On
  * failure rank 0 removes `tmp`. */
 gr_status gr_seal_publish(const gr_comm *c, const char *tmp, const char *path, const char *kind, const char *content);
+
+/** Bytes of a file whose CRC-32C is known, because they were in memory when they were written. */
+typedef struct gr_extent {
+    uint64_t offset, bytes; /**< from the start of the file; crosses no border GR_SEAL_BYTES + i * GR_SEAL_BLOCK */
+    uint32_t crc;
+} gr_extent;
+
+/** [local] The same for a file of which most is known: only what lies between the extents (sorted here) is read.
+ * fd: `tmp`, open for reading and writing. One fsync, for data and seal together. `tmp` stays on failure. */
+gr_status gr_seal_publish_known(int fd, const char *tmp, const char *path, const char *kind, gr_extent *extent,
+                                int64_t n, gr_seal *seal);
 
 /** [collective] Verify seal, size and checksum, each rank its blocks. kind NULL accepts any.
  * GR_ERR_INPUT names the file, what was found and what was expected. */

@@ -1,7 +1,6 @@
-#include "store/weights.h"
 #include "store/finite.h"
-#include "store/h5.h"
 #include "store/seal.h"
+#include "store/weights_room.h"
 #include "util/fs.h"
 #include "util/json.h"
 #include "util/mem.h"
@@ -63,14 +62,6 @@ out:
 
 /* ---- reading ------------------------------------------------------------------------------- */
 
-struct gr_weights {
-    gr_h5          *f;
-    gr_tensor_info *tensor; /* sorted by name, as in the file; names belong to f */
-    int64_t         n;
-    char           *config_json, *tokenizer_json, *pattern;
-    char            path[GR_PATH_MAX];
-};
-
 /* What the file says of itself, and whether it can be a model. */
 static gr_status describe(gr_weights *w)
 {
@@ -104,38 +95,55 @@ out:
     return st;
 }
 
-/* Rank 0 looks whether `path` is a directory; all ranks open the same file. */
-static gr_status resolve(gr_weights *w, const gr_comm *c, const char *path)
+/* Rank 0 looks what `path` is; all ranks open the same. */
+static gr_status resolve(gr_weights *w, const gr_comm *c, const char *path, bool *checkpoint)
 {
     gr_status   st = GR_OK;
     struct stat sb;
 
-    if (gr_comm_rank(c) == 0)
-        st = gr_path(w->path, !stat(path, &sb) && S_ISDIR(sb.st_mode) ? "%s/weights.h5" : "%s", path);
+    *checkpoint = false;
+    if (gr_comm_rank(c) == 0) {
+        const bool dir = !stat(path, &sb) && S_ISDIR(sb.st_mode);
+
+        st = gr_path(w->path, dir ? "%s/weights.h5" : "%s", path);
+        if (st == GR_OK && dir && !gr_exists(w->path)) *checkpoint = gr_ckpt_is_at(path);
+        if (st == GR_OK && *checkpoint) st = gr_path(w->path, "%s", path);
+    }
     GR_TRY(gr_agree(c, st));
     gr_bcast(c, w->path, sizeof w->path, 0);
+    gr_bcast(c, checkpoint, sizeof *checkpoint, 0);
 out:
     return st;
 }
 
-gr_status gr_weights_open(gr_weights **out, const gr_comm *c, const char *path)
+gr_status gr_weights_open_below(gr_weights **out, const gr_comm *c, const char *path, int depth)
 {
     gr_status   st = GR_OK;
     const int   rank = gr_comm_rank(c);
     gr_weights *w = NULL;
+    bool        checkpoint = false;
 
     GR_TRY(gr_agree(c, gr_alloc(&w, 1, sizeof *w, "weights")));
-    GR_TRY(resolve(w, c, path));
-    GR_TRY(gr_h5_open_all(c, &w->f, w->path, KIND));
-    st = rank == 0 ? describe(w) : GR_OK; /* first on rank 0: what is wrong is said once */
-    GR_TRY(gr_agree(c, st));
-    st = rank == 0 ? GR_OK : describe(w);
-    GR_TRY(gr_agree(c, st));
+    GR_TRY(resolve(w, c, path, &checkpoint));
+    if (checkpoint) {
+        GR_TRY(gr_weights_open_over(w, c, depth));
+    } else {
+        GR_TRY(gr_h5_open_all(c, &w->f, w->path, KIND));
+        st = rank == 0 ? describe(w) : GR_OK; /* first on rank 0: what is wrong is said once */
+        GR_TRY(gr_agree(c, st));
+        st = rank == 0 ? GR_OK : describe(w);
+        GR_TRY(gr_agree(c, st));
+    }
     *out = w;
     w = NULL;
 out:
     gr_weights_close(&w);
     return st;
+}
+
+gr_status gr_weights_open(gr_weights **w, const gr_comm *c, const char *path)
+{
+    return gr_weights_open_below(w, c, path, 0);
 }
 
 void gr_weights_close(gr_weights **pw)
@@ -144,6 +152,8 @@ void gr_weights_close(gr_weights **pw)
 
     if (!w) return;
     gr_h5_close(&w->f);
+    gr_ckpt_close(&w->over);
+    gr_weights_close(&w->base);
     gr_free(&w->tensor);
     gr_free(&w->config_json);
     gr_free(&w->tokenizer_json);
@@ -158,7 +168,7 @@ const char *gr_weights_path(const gr_weights *w)
 
 const char *gr_weights_content(const gr_weights *w)
 {
-    return gr_h5_content_of(w->f);
+    return w->over ? gr_ckpt_id(w->over) : gr_h5_content_of(w->f);
 }
 
 const char *gr_weights_config_json(const gr_weights *w)
@@ -204,7 +214,10 @@ gr_status gr_weights_read(gr_weights *w, int64_t i, int64_t first, int64_t count
     gr_status             st = GR_OK;
     const gr_tensor_info *t = &w->tensor[i];
 
-    GR_TRY(gr_h5_read_f32(w->f, t->name, first, count, data));
+    if (w->over)
+        GR_TRY(gr_weights_read_over(w, i, first, count, data, false));
+    else
+        GR_TRY(gr_h5_read_f32(w->f, t->name, first, count, data));
     GR_TRY(check_finite(w->path, t, GR_F32, first, count, data, GR_ERR_INPUT));
 out:
     return st;
@@ -215,7 +228,10 @@ gr_status gr_weights_read_raw(gr_weights *w, int64_t i, int64_t first, int64_t c
     gr_status             st = GR_OK;
     const gr_tensor_info *t = &w->tensor[i];
 
-    GR_TRY(gr_h5_read(w->f, t->name, t->dtype, first, count, data));
+    if (w->over)
+        GR_TRY(gr_weights_read_over(w, i, first, count, data, true));
+    else
+        GR_TRY(gr_h5_read(w->f, t->name, t->dtype, first, count, data));
     GR_TRY(check_finite(w->path, t, t->dtype, first, count, data, GR_ERR_INPUT));
 out:
     return st;
