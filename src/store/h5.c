@@ -1,5 +1,6 @@
 #include "store/h5.h"
 #include "store/h5_room.h"
+#include "util/beat.h"
 #include "util/mem.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -160,7 +161,7 @@ gr_status gr_h5_move(gr_h5 *f, hid_t dataset, const char *name, gr_dtype dtype, 
 {
     gr_status   st = GR_OK;
     const hid_t type = gr_h5_type(dtype);
-    const char *path = f->writing ? f->tmp : f->path;
+    const char *path = f->writing ? f->tmp : f->path, *before = gr_beat(in ? "HDF5 writing" : "HDF5 reading");
     hid_t       in_file = -1, in_memory = -1;
     hsize_t     from[GR_MAX_DIM] = {0}, size[GR_MAX_DIM] = {1};
     int64_t     row = gr_dtype_size(dtype), piece;
@@ -188,8 +189,10 @@ gr_status gr_h5_move(gr_h5 *f, hid_t dataset, const char *name, gr_dtype dtype, 
         H5Sclose(in_memory);
         H5Sclose(in_file);
         in_memory = in_file = -1;
+        gr_beat_again();
     }
 out:
+    gr_beat(before);
     if (in_memory >= 0) H5Sclose(in_memory);
     if (in_file >= 0) H5Sclose(in_file);
     return st;
