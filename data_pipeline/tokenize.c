@@ -1,6 +1,7 @@
 #include "data_pipeline/tokenize.h"
 #include "data_pipeline/tokenizer.h"
 #include "store/shards.h"
+#include "util/beat.h"
 #include "util/fs.h"
 #include <stdio.h>
 #define XXH_INLINE_ALL
@@ -126,6 +127,7 @@ static gr_status encode_documents(worker *w, gr_shard *shard)
     w->offset[0] = 0;
     for (int64_t i = 0, at = 0; i < d->n; at = d->end[i++]) {
         const int64_t before = w->ids.n;
+        gr_beat_again();
         GR_TRY(gr_tokenizer_encode(w->tokenizer, d->text.v + at, d->end[i] - at, false, &w->ids));
         if (w->corpus.eos >= 0) GR_TRY(gr_ids_push(&w->ids, (uint32_t)w->corpus.eos));
         if (w->ids.n > before) w->offset[++shard->n_doc] = w->ids.n;

@@ -25,13 +25,13 @@ int main(int argc, char **argv)
     gr_aligner *aligner = NULL;
     gr_heldout *heldout = NULL;
     gr_step     done = {0};    /* equal on all ranks                                  */
-    gr_product  product = {0}; /* weights.h5, when all is done                        */
+    gr_product  product = {0}; /* weights.h5: locked, and is there anything to do?    */
     gr_status   st = GR_OK;
 
     /* Every call returns one status on all ranks: all go on, or all arrive at `out` together. */
     GR_TRY(gr_run_open(&run, argc, argv, "align"));
     if (!run) goto out; /* --help and the like */
-    GR_TRY(gr_product_open(&product, run, run->cfg->model.weights));
+    GR_TRY(gr_product_open(&product, run, "weights.h5"));
     if (product.finished) goto out;
     GR_TRY(gr_model_open(&teacher, run->comm, run->ops, run->cfg->teacher.weights, GR_WHOLE, NULL, 0));
     GR_TRY(
@@ -48,13 +48,14 @@ int main(int argc, char **argv)
         GR_TRY(gr_heldout_align(heldout, trainer, aligner));
     }
     GR_TRY(gr_trainer_finish(trainer, &product, &done));
+    GR_TRY(gr_product_finish(&product));
 out:
-    gr_product_close(&product);
     gr_heldout_close(&heldout);
     gr_aligner_close(&aligner);
     gr_trainer_close(&trainer);
     gr_loader_close(&loader);
     gr_model_close(&student);
     gr_model_close(&teacher);
+    gr_product_close(&product);
     return gr_run_close(&run, st);
 }

@@ -6,20 +6,21 @@
  *   source   docs/math.md 2.1: the initialisation of AWS hybrid-model-factory
  */
 #include "model/import.h"
-#include "train/product.h"
+#include "product/product.h"
 
 int main(int argc, char **argv)
 {
     gr_run    *run = NULL;
-    gr_product product = {0}; /* path and provenance of what is written */
+    gr_product product = {0}; /* where it goes, and whether it is there */
     gr_status  st = GR_OK;
 
     GR_TRY(gr_run_open(&run, argc, argv, "convert"));
     if (!run) goto out; /* --help and the like */
-    GR_TRY(gr_product_open(&product, run, run->cfg->model.weights));
-    if (!product.finished)
-        GR_TRY(gr_convert(run->comm, run->cfg->model.weights, &run->cfg->convert, &run->cfg->mixer, product.path,
-                          &product.by));
+    GR_TRY(gr_product_open(&product, run, "weights.h5"));
+    if (product.finished) goto out;
+    GR_TRY(gr_convert(run->comm, run->cfg->model.weights, &run->cfg->convert, &run->cfg->mixer, product.path,
+                      &product.by));
+    GR_TRY(gr_product_finish(&product));
 out:
     gr_product_close(&product);
     return gr_run_close(&run, st);

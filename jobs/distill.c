@@ -22,14 +22,14 @@ int main(int argc, char **argv)
     gr_trainer *trainer = NULL; /* output directory, checkpoints, optimiser, metrics   */
     gr_heldout *heldout = NULL;
     gr_step     done = {0};    /* equal on all ranks                                  */
-    gr_product  product = {0}; /* weights.h5, when all is done                        */
+    gr_product  product = {0}; /* weights.h5: locked, and is there anything to do?    */
     gr_status   st = GR_OK;
 
     GR_TRY(gr_run_open(&run, argc, argv, "distill"));
     if (!run) goto out; /* --help and the like */
     GR_CHECK0(run->cfg->distill.kl == 0 || *run->cfg->distill.logits, GR_ERR_CONFIG,
               "distill.kl = %g needs distill.logits", run->cfg->distill.kl);
-    GR_TRY(gr_product_open(&product, run, run->cfg->model.weights));
+    GR_TRY(gr_product_open(&product, run, "weights.h5"));
     if (product.finished) goto out;
     GR_TRY(gr_model_open(&model, run->comm, run->ops, run->cfg->model.weights, GR_WHOLE, run->cfg->train.only, 0));
     GR_TRY(gr_loader_open(&loader, run->comm, run->mesh->data, run->ops, &run->cfg->data, &run->cfg->train,
@@ -43,11 +43,12 @@ int main(int argc, char **argv)
         GR_TRY(gr_heldout_perplexity(heldout, trainer));
     }
     GR_TRY(gr_trainer_finish(trainer, &product, &done));
+    GR_TRY(gr_product_finish(&product));
 out:
-    gr_product_close(&product);
     gr_heldout_close(&heldout);
     gr_trainer_close(&trainer);
     gr_loader_close(&loader);
     gr_model_close(&model);
+    gr_product_close(&product);
     return gr_run_close(&run, st);
 }

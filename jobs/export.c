@@ -5,16 +5,21 @@
  *   writes   run.out/          config.json, tokenizer.json, *.safetensors
  */
 #include "model/import.h"
-#include "run/run.h"
+#include "product/product.h"
 
 int main(int argc, char **argv)
 {
-    gr_run   *run = NULL;
-    gr_status st = GR_OK;
+    gr_run    *run = NULL;
+    gr_product product = {0}; /* the directory, which appears when it is complete */
+    gr_status  st = GR_OK;
 
     GR_TRY(gr_run_open(&run, argc, argv, "export"));
     if (!run) goto out; /* --help and the like */
-    GR_TRY(gr_export(run->comm, run->cfg->model.weights, &run->cfg->export, run->cfg->run.out));
+    GR_TRY(gr_product_open(&product, run, NULL));
+    if (product.finished) goto out;
+    GR_TRY(gr_export(run->comm, run->cfg->model.weights, &run->cfg->export, product.path));
+    GR_TRY(gr_product_finish(&product));
 out:
+    gr_product_close(&product);
     return gr_run_close(&run, st);
 }

@@ -10,6 +10,7 @@
  */
 #include "data_pipeline/stream.h"
 #include "data_pipeline/tokenize.h"
+#include "product/product.h"
 #include "run/run.h"
 #include "util/status.h"
 #include <inttypes.h>
@@ -67,12 +68,18 @@ out:
 
 int main(int argc, char **argv)
 {
-    gr_run   *run = NULL;
-    gr_status st = GR_OK;
+    gr_run    *run = NULL;
+    gr_product product = {0}; /* the index, which is published last */
+    gr_status  st = GR_OK;
 
     if (argc == 3 && !strcmp(argv[1], "--encode")) return encode(argv[2]);
     GR_TRY(gr_run_open(&run, argc, argv, "tokenize"));
-    if (run) GR_TRY(tokenize(run));
+    if (!run) goto out; /* --help and the like */
+    GR_TRY(gr_product_open(&product, run, "index.json"));
+    if (product.finished) goto out;
+    GR_TRY(tokenize(run));
+    GR_TRY(gr_product_finish(&product));
 out:
+    gr_product_close(&product);
     return gr_run_close(&run, st);
 }

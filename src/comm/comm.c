@@ -1,5 +1,6 @@
 #include "comm/comm.h"
 #include "comm/room.h"
+#include "util/beat.h"
 #include "util/mem.h"
 #include <stdarg.h>
 #include <stdio.h>
@@ -13,6 +14,14 @@ enum {
     EXIT_DIED = 70,
     TAG = 1
 };
+
+/* A call in which ranks wait for one another; what hangs in one is named in the watchdog's report. */
+#define GR_WAIT(name, call)                                                                                            \
+    do {                                                                                                               \
+        const char *before_ = gr_beat(name);                                                                           \
+        GR_MPI(call);                                                                                                  \
+        gr_beat(before_);                                                                                              \
+    } while (0)
 
 void gr_die(const char *file, int line, const char *fmt, ...)
 {
@@ -60,11 +69,11 @@ gr_status gr_comm_init(gr_comm **world, int *argc, char ***argv)
     MPI_Comm copy;
     int      level = MPI_THREAD_SINGLE;
 
-    GR_MPI(MPI_Init_thread(argc, argv, MPI_THREAD_FUNNELED, &level));
+    GR_WAIT("MPI_Init", MPI_Init_thread(argc, argv, MPI_THREAD_FUNNELED, &level));
     GR_MPI(MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN));
     GR_MPI(MPI_Comm_set_errhandler(MPI_COMM_SELF, MPI_ERRORS_RETURN));
     if (level < MPI_THREAD_FUNNELED) GR_DIE("this MPI library allows no threads beside it");
-    GR_MPI(MPI_Comm_dup(MPI_COMM_WORLD, &copy));
+    GR_WAIT("communicator copy", MPI_Comm_dup(MPI_COMM_WORLD, &copy));
     if (comm_open(world, copy) != GR_OK) GR_DIE("no communicator: the ranks cannot even agree to leave");
     return GR_OK;
 }
@@ -73,7 +82,7 @@ void gr_comm_finalize(gr_comm **world)
 {
     gr_barrier(*world); /* nobody leaves while others still talk: mpirun kills those that remain */
     gr_comm_close(world);
-    GR_MPI(MPI_Finalize());
+    GR_WAIT("MPI_Finalize", MPI_Finalize());
 }
 
 int gr_comm_rank(const gr_comm *c)
@@ -104,7 +113,7 @@ gr_status gr_comm_split(const gr_comm *parent, int colour, gr_comm **group)
 {
     MPI_Comm mpi;
 
-    GR_MPI(MPI_Comm_split(parent->mpi, colour, parent->rank, &mpi));
+    GR_WAIT("communicator split", MPI_Comm_split(parent->mpi, colour, parent->rank, &mpi));
     return part(parent, mpi, group);
 }
 
@@ -112,14 +121,15 @@ gr_status gr_comm_split_host(const gr_comm *parent, gr_comm **host)
 {
     MPI_Comm mpi;
 
-    GR_MPI(MPI_Comm_split_type(parent->mpi, MPI_COMM_TYPE_SHARED, parent->rank, MPI_INFO_NULL, &mpi));
+    GR_WAIT("communicator split",
+            MPI_Comm_split_type(parent->mpi, MPI_COMM_TYPE_SHARED, parent->rank, MPI_INFO_NULL, &mpi));
     return part(parent, mpi, host);
 }
 
 void gr_comm_close(gr_comm **c)
 {
     if (!*c) return;
-    GR_MPI(MPI_Comm_free(&(*c)->mpi));
+    GR_WAIT("communicator free", MPI_Comm_free(&(*c)->mpi));
     gr_free(c);
 }
 
@@ -130,7 +140,8 @@ gr_status gr_agree(const gr_comm *c, gr_status local)
     } mine = {(int)local, gr_comm_rank(c)}, worst = mine;
 
     if (gr_comm_size(c) == 1) return local;
-    GR_MPI(MPI_Allreduce(&mine, &worst, 1, MPI_2INT, MPI_MAXLOC, c->mpi)); /* of equals, the lowest rank */
+    GR_WAIT("agreement",
+            MPI_Allreduce(&mine, &worst, 1, MPI_2INT, MPI_MAXLOC, c->mpi)); /* of equals, the lowest rank */
     if (worst.code != GR_OK && c->rank == 0)
         gr_log("all %d ranks leave: rank %d reported %s", c->size, worst.rank, gr_status_name((gr_status)worst.code));
     return (gr_status)worst.code;
@@ -141,7 +152,7 @@ static void reduce(const gr_comm *c, void *x, int64_t n, int64_t size, MPI_Datat
     if (gr_comm_size(c) == 1) return;
     for (int64_t i = 0; i < n; i += PIECE) {
         const int k = (int)(n - i < PIECE ? n - i : PIECE);
-        GR_MPI(MPI_Allreduce(MPI_IN_PLACE, (char *)x + i * size, k, type, op, c->mpi));
+        GR_WAIT("allreduce", MPI_Allreduce(MPI_IN_PLACE, (char *)x + i * size, k, type, op, c->mpi));
     }
 }
 
@@ -170,7 +181,7 @@ void gr_bcast(const gr_comm *c, void *data, int64_t n, int root)
     if (gr_comm_size(c) == 1) return;
     for (int64_t i = 0; i < n; i += PIECE_BYTES) {
         const int k = (int)(n - i < PIECE_BYTES ? n - i : PIECE_BYTES);
-        GR_MPI(MPI_Bcast((char *)data + i, k, MPI_BYTE, root, c->mpi));
+        GR_WAIT("broadcast", MPI_Bcast((char *)data + i, k, MPI_BYTE, root, c->mpi));
     }
 }
 
@@ -180,7 +191,7 @@ void gr_allgather(const gr_comm *c, const void *mine, int64_t n, void *all)
 
     if (n <= 0) return;
     if (size > 1 && n <= PIECE_BYTES) {
-        GR_MPI(MPI_Allgather(mine, (int)n, MPI_BYTE, all, (int)n, MPI_BYTE, c->mpi));
+        GR_WAIT("allgather", MPI_Allgather(mine, (int)n, MPI_BYTE, all, (int)n, MPI_BYTE, c->mpi));
         return;
     }
     memcpy((char *)all + rank * n, mine, (size_t)n);
@@ -210,9 +221,9 @@ gr_status gr_gather_bytes(const gr_comm *c, const void *mine, int64_t n, char **
         for (int64_t i = 0; i < length[r]; i += PIECE_BYTES) {
             const int k = (int)(length[r] - i < PIECE_BYTES ? length[r] - i : PIECE_BYTES);
             if (rank == 0)
-                GR_MPI(MPI_Recv(text + at[r] + i, k, MPI_BYTE, r, TAG, c->mpi, MPI_STATUS_IGNORE));
+                GR_WAIT("gather", MPI_Recv(text + at[r] + i, k, MPI_BYTE, r, TAG, c->mpi, MPI_STATUS_IGNORE));
             else if (rank == r)
-                GR_MPI(MPI_Send((const char *)mine + i, k, MPI_BYTE, 0, TAG, c->mpi));
+                GR_WAIT("gather", MPI_Send((const char *)mine + i, k, MPI_BYTE, 0, TAG, c->mpi));
         }
     }
     *all = text;
@@ -228,7 +239,7 @@ out:
 
 void gr_barrier(const gr_comm *c)
 {
-    if (gr_comm_size(c) > 1) GR_MPI(MPI_Barrier(c->mpi));
+    if (gr_comm_size(c) > 1) GR_WAIT("barrier", MPI_Barrier(c->mpi));
 }
 
 void gr_share(int64_t n, int rank, int size, int64_t *first, int64_t *count)

@@ -76,6 +76,24 @@ void gr_config_close(gr_config **cfg);
  * and the attribute "config" of outputs. gr_config_from_text gives the same configuration, bit for bit. */
 gr_status gr_config_print(const gr_config *cfg, const char *program, char **text);
 
+/** Are two configurations the same, but for keys that cannot change the result (GR_FREE in keys.def)? `then` is text
+ * that gr_config_print made. GR_ERR_CONFIG names the first key that differs; `what`, made with `then`, leads the
+ * message. */
+gr_status gr_config_same(const gr_config *now, const char *program, const char *then, const char *what);
+
+/** A key that names what a result is made from (GR_INPUT in keys.def), with its paths, which belong to the gr_config.
+ */
+typedef struct gr_input_key {
+    const char *key; /**< "model.weights"                                                       */
+    gr_strings  path;
+    bool        pattern; /**< a list of files, directories and glob patterns, instead of one path   */
+} gr_input_key;
+
+enum { GR_MAX_INPUTS = 8 };
+
+/** Those of the program's keys that are given; returns how many. */
+int gr_config_inputs(const gr_config *cfg, const char *program, gr_input_key out[GR_MAX_INPUTS]);
+
 /** --help (counted memory). */
 gr_status gr_config_help(const char *program, char **text);
 

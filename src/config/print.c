@@ -68,7 +68,7 @@ static void add_string(gr_text *t, const char *s)
     gr_text_close(&plain);
 }
 
-static void add_value(gr_text *t, const gr_config *cfg, const gr_key *key)
+void gr_value_print(gr_text *t, const gr_config *cfg, const gr_key *key)
 {
     const gr_strings *list;
 
@@ -92,7 +92,6 @@ static void add_value(gr_text *t, const gr_config *cfg, const gr_key *key)
         }
         break;
     }
-    gr_text_add(t, "\n");
 }
 
 gr_status gr_config_print(const gr_config *cfg, const char *program, char **text)
@@ -113,7 +112,8 @@ gr_status gr_config_print(const gr_config *cfg, const char *program, char **text
             gr_text_add(&t, "; ");
             add_default(&t, key);
             gr_text_add(&t, ")\n  %s:", key->name);
-            add_value(&t, cfg, key);
+            gr_value_print(&t, cfg, key);
+            gr_text_add(&t, "\n");
         }
     }
     GR_TRY(t.st);

@@ -5,6 +5,7 @@
 #define GR_CONFIG_ROOM_H
 #include "config/config.h"
 #include "util/fs.h"
+#include "util/text.h"
 #include <stddef.h>
 
 enum {
@@ -74,6 +75,9 @@ gr_status gr_expand(char **out, const char *text, const char *where);
 
 /** Was a key without default given? */
 bool gr_value_present(const gr_config *cfg, const gr_key *key);
+
+/** Its value in `cfg`, as YAML that gr_value_set reads back, bit for bit. */
+void gr_value_print(gr_text *t, const gr_config *cfg, const gr_key *key);
 
 /** "an integer", "a list of strings". */
 const char *gr_type_name(gr_key_type type);

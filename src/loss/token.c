@@ -1,4 +1,5 @@
 #include "loss/token.h"
+#include "util/beat.h"
 
 int64_t gr_token_tile(int64_t n, int64_t vocab)
 {
@@ -14,6 +15,7 @@ static gr_tensor rows_or_none(gr_tensor t, int64_t first, int64_t n)
 
 static gr_tensor logits_of(const gr_ops *op, gr_tensor z, gr_tensor h, gr_tensor head)
 {
+    gr_beat_again(); /* per tile */
     op->gemm(z, h, false, head, true, 1.0f, 0.0f, NULL);
     return z;
 }

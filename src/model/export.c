@@ -207,36 +207,6 @@ out:
 
 /* ---- the whole ------------------------------------------------------------------------------------------- */
 
-/* What the directory says of itself, in graft.json: written last but one, compared when export runs again, all but
- * `files`, which is for graft-verify. */
-static json_t *identity(const gr_cfg_export *cfg, const gr_weights *from)
-{
-    return json_pack("{s:s, s:s, s:I}", "weights", gr_weights_seal(from), "dtype", cfg->dtype, "shard_mib",
-                     (json_int_t)cfg->shard_mib);
-}
-
-/* Does `dir` hold this very export? */
-static gr_status exported(const char *dir, const json_t *mark, bool *done)
-{
-    gr_status st = GR_OK;
-    char      path[GR_PATH_MAX];
-    json_t   *there = NULL;
-
-    *done = false;
-    if (!gr_exists(dir)) goto out;
-    GR_TRY(gr_path(path, "%s/graft.json", dir));
-    GR_CHECK(gr_exists(path), GR_ERR_CONFIG, "%s exists and is no export of Graft's; choose another run.out", dir);
-    GR_TRY(gr_json_load(path, &there));
-    json_object_del(there, "files");
-    json_object_del(there, "crc32c");
-    GR_CHECK(json_equal(there, mark), GR_ERR_CONFIG,
-             "%s holds another export (other weights, or other options); choose another run.out, or remove it", dir);
-    *done = true;
-out:
-    json_decref(there);
-    return st;
-}
-
 enum { SMALL = 3 };
 
 /* The names of all files that an export may have: first the small ones. */
@@ -250,13 +220,14 @@ static void any_name(const exporter *ex, int64_t i, char name[64])
         file_name(ex, (int)(i - SMALL), name);
 }
 
-/* The bytes and checksum of every file, each read by one rank: they go into `mark`. */
-static gr_status list_files(const exporter *ex, const char *dir, json_t *mark)
+/* The bytes and checksum of every file, each read by one rank, in files.json: safetensors has no checksum of its own,
+ * and graft-verify wants one. */
+static gr_status list_files(const exporter *ex, const char *dir)
 {
     gr_status     st = GR_OK;
     const int64_t n = SMALL + ex->n_file;
     int64_t      *sum = NULL; /* [n, 2]: bytes, checksum */
-    json_t       *files = json_object();
+    json_t       *files = json_object(), *tree = NULL;
     char          path[GR_PATH_MAX], name[64], hex[9];
     uint64_t      bytes;
     uint32_t      crc;
@@ -278,18 +249,20 @@ static gr_status list_files(const exporter *ex, const char *dir, json_t *mark)
         if (sum[2 * i] > 0) /* no empty file is written: this one does not exist */
             json_object_set_new(files, name, json_pack("{s:I, s:s}", "bytes", (json_int_t)sum[2 * i], "crc32c", hex));
     }
-    json_object_set(mark, "files", files);
+    tree = json_pack("{s:i, s:O}", "format", 1, "files", files);
+    st = gr_path(path, "%s/files.json", dir);
+    if (st == GR_OK && gr_comm_rank(ex->c) == 0) st = gr_json_write(tree, path);
+    GR_TRY(gr_agree(ex->c, st));
 out:
+    json_decref(tree);
     json_decref(files);
     gr_free(&sum);
     return st;
 }
 
-static gr_status prepare(exporter *ex, const gr_cfg_export *cfg, const char *dir, char *tmp, gr_model_spec *spec,
-                         const gr_mixer ***mixer)
+static gr_status prepare(exporter *ex, const gr_cfg_export *cfg, gr_model_spec *spec, const gr_mixer ***mixer)
 {
     gr_status st = GR_OK;
-    char      parent[GR_PATH_MAX];
 
     ex->convert = strcmp(cfg->dtype, "as_stored") != 0;
     ex->dtype = strcmp(cfg->dtype, "bf16") ? GR_F32 : GR_BF16;
@@ -300,12 +273,6 @@ static gr_status prepare(exporter *ex, const gr_cfg_export *cfg, const char *dir
     GR_TRY(gr_model_spec_parse(spec, gr_weights_config_json(ex->from), gr_weights_path(ex->from)));
     GR_TRY(gr_alloc(mixer, (uint64_t)spec->n_layer, sizeof(void *), "pattern"));
     GR_TRY(gr_pattern_parse(gr_weights_pattern(ex->from), spec->n_layer, *mixer));
-    GR_TRY(gr_path(tmp, "%s.partial", dir));
-    if (gr_comm_rank(ex->c) == 0) {
-        GR_TRY(gr_dirname(parent, dir));
-        GR_TRY(gr_remove_tree(tmp));
-        GR_TRY(gr_mkdirs(tmp));
-    }
 out:
     return st;
 }
@@ -316,37 +283,15 @@ gr_status gr_export(const gr_comm *c, const char *weights, const gr_cfg_export *
     exporter         ex = {.c = c};
     gr_model_spec    spec;
     const gr_mixer **mixer = NULL;
-    char             tmp[GR_PATH_MAX] = "", path[GR_PATH_MAX];
-    int64_t          done = 0;
-    json_t          *mark = NULL;
 
     GR_TRY(gr_weights_open(&ex.from, c, weights));
-    mark = identity(cfg, ex.from);
-    if (gr_comm_rank(c) == 0) {
-        bool same = false;
-        st = exported(dir, mark, &same);
-        done = same;
-    }
+    GR_TRY(gr_agree(c, prepare(&ex, cfg, &spec, &mixer)));
+    for (int f = 0; f < ex.n_file; f++) GR_TRY(write_file(&ex, dir, f));
+    if (gr_comm_rank(c) == 0) st = write_small(&ex, dir, &spec, mixer);
     GR_TRY(gr_agree(c, st));
-    gr_max_i64(c, &done, 1);
-    if (done) {
-        gr_log0("%s is complete: nothing to do", dir);
-        goto out;
-    }
-    GR_TRY(gr_agree(c, prepare(&ex, cfg, dir, tmp, &spec, &mixer)));
-    for (int f = 0; f < ex.n_file; f++) GR_TRY(write_file(&ex, tmp, f));
-    if (gr_comm_rank(c) == 0) st = write_small(&ex, tmp, &spec, mixer);
-    GR_TRY(gr_agree(c, st));
-    GR_TRY(list_files(&ex, tmp, mark));
-    if (gr_comm_rank(c) == 0) {
-        st = gr_path(path, "%s/graft.json", tmp);
-        if (st == GR_OK) st = gr_json_write(mark, path);
-        if (st == GR_OK) st = gr_publish(tmp, dir);
-    }
-    GR_TRY(gr_agree(c, st));
-    gr_log0("wrote %s: %lld tensors in %d file%s", dir, (long long)ex.n, ex.n_file, ex.n_file == 1 ? "" : "s");
+    GR_TRY(list_files(&ex, dir));
+    gr_log0("wrote %lld tensors in %d file%s", (long long)ex.n, ex.n_file, ex.n_file == 1 ? "" : "s");
 out:
-    json_decref(mark);
     gr_free(&mixer);
     gr_free(&ex.piece);
     gr_free(&ex.file);

@@ -1,5 +1,6 @@
 /* The computation: forward, and backward in reverse. Formulas and shapes: model.h, docs/math.md 5.1. */
 #include "model/model.h"
+#include "util/beat.h"
 
 static gr_tensor w(const gr_model *m, int64_t i)
 {
@@ -126,6 +127,7 @@ gr_status gr_model_forward(gr_model *m, gr_tensor ids, const gr_seq *seq, bool k
                            gr_tensor *h_out)
 {
     gr_status     st = GR_OK;
+    const char   *before = gr_beat("forward");
     const int64_t n = seq->n, hid = m->spec.hidden;
     gr_tensor     x = gr_take2(m->keep, GR_F32, n, hid);
     gr_tensor     h = gr_take2(m->keep, GR_F32, n, hid);
@@ -138,6 +140,7 @@ gr_status gr_model_forward(gr_model *m, gr_tensor ids, const gr_seq *seq, bool k
     m->ops->embed(x, w(m, m->at.embed), ids, NULL);
     for (int i = 0; i < m->spec.n_layer; i++) {
         const gr_mark mark = gr_arena_mark(m->scratch);
+        gr_beat_layer(i);
         GR_TRY(block_forward(m, i, seq, x, keep, tap, user, &next));
         if (keep) {
             x = next;
@@ -150,6 +153,8 @@ gr_status gr_model_forward(gr_model *m, gr_tensor ids, const gr_seq *seq, bool k
     m->ops->rmsnorm(h, m->rstd_out, x, w(m, m->at.norm), (float)m->spec.norm_eps, NULL);
     *h_out = h;
 out:
+    gr_beat_layer(-1);
+    gr_beat(before);
     return st;
 }
 
@@ -200,14 +205,20 @@ static int lowest_trainable(const gr_model *m)
 
 gr_status gr_model_backward(gr_model *m, gr_tensor ids, const gr_seq *seq, gr_tensor dh)
 {
-    gr_status st = GR_OK;
-    const int low = lowest_trainable(m);
-    gr_tensor dx = dh;
+    gr_status   st = GR_OK;
+    const char *before = gr_beat("backward");
+    const int   low = lowest_trainable(m);
+    gr_tensor   dx = dh;
 
     m->ops->rmsnorm_back(dx, dw(m, m->at.norm), dh, m->x_out, m->rstd_out, w(m, m->at.norm), NULL);
-    for (int i = m->spec.n_layer - 1; i >= 0 && i >= low; i--) GR_TRY(block_backward(m, i, seq, dx, i > low));
+    for (int i = m->spec.n_layer - 1; i >= 0 && i >= low; i--) {
+        gr_beat_layer(i);
+        GR_TRY(block_backward(m, i, seq, dx, i > low));
+    }
     if (low < 0) m->ops->embed_back(dw(m, m->at.embed), dx, ids, NULL);
 out:
+    gr_beat_layer(-1);
+    gr_beat(before);
     return st;
 }
 

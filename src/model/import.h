@@ -28,9 +28,8 @@ gr_status gr_import_match(const gr_st *from, const gr_params *ps, const gr_model
 gr_status gr_convert(const gr_comm *c, const char *weights, const gr_cfg_convert *convert, const gr_cfg_mixer *mixer,
                      const char *out, const gr_provenance *by);
 
-/** [collective] Write an HF directory: config.json, tokenizer.json, *.safetensors of at most shard_mib (with an index
- * when there are several), and graft.json, which says what it was made from: a second call finds it complete. The
- * directory appears by one rename. GR_ERR_CONFIG: it holds something else. */
+/** [collective] Write an HF model into `dir`, which exists: config.json, tokenizer.json, *.safetensors of at most
+ * shard_mib (with an index when there are several). */
 gr_status gr_export(const gr_comm *c, const char *weights, const gr_cfg_export *cfg, const char *dir);
 
 GR_C_END

@@ -101,7 +101,7 @@ gr_status gr_model_open(gr_model **out, const gr_comm *c, const gr_ops *ops, con
         if (st == GR_OK) st = gr_strdup(&m->tokenizer_json, gr_weights_tokenizer_json(w));
         if (st == GR_OK) st = gr_strdup(&m->pattern, gr_weights_pattern(w));
         if (st == GR_OK) st = gr_strdup(&m->source_path, gr_weights_path(w));
-        snprintf(m->source, sizeof m->source, "%s", gr_weights_seal(w));
+        snprintf(m->source, sizeof m->source, "%s", gr_weights_content(w));
         if (st == GR_OK) st = gr_model_spec_parse(&m->spec, m->config_json, gr_weights_path(w));
         if (st == GR_OK) st = prepare(m, parts, train_only, rope_theta);
         if (st == GR_OK) st = gr_alloc(&piece, PIECE, 1, "weights piece");

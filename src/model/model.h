@@ -57,7 +57,7 @@ typedef struct gr_model {
     gr_arena      *keep, *scratch;
     gr_tensor      x_out, rstd_out, rope_cs; /**< final residual stream and its norm, of the last forward */
     char          *config_json, *tokenizer_json, *pattern; /**< as the weights file has them        */
-    char           source[32]; /**< seal of the weights it came from, or "random"                */
+    char           source[32]; /**< content of the weights it came from, or "random"             */
     char          *source_path;
 } gr_model;
 

@@ -1,4 +1,5 @@
 #include "run/room.h"
+#include "run/watchdog.h"
 #include "util/mem.h"
 #include <inttypes.h>
 #include <omp.h>
@@ -7,6 +8,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+
+/* Of the start, until the configuration says something else: MPI and the reading of the configuration may hang, too. */
+enum { START_LIMIT_S = 1800 };
 
 /* MPI must be finalised also where no gr_run came to be: a wrong configuration, --help. */
 static struct {
@@ -137,9 +141,11 @@ gr_status gr_run_open(gr_run **out, int argc, char **argv, const char *program)
     gr_status         caught = gr_stop_catch(stops);
 
     *out = NULL;
+    if (caught == GR_OK) caught = gr_watchdog_start(prog ? prog->command : program, START_LIMIT_S);
     GR_TRY(gr_comm_init(&process.world, &argc, &argv));
     process.live = gr_mem_live();
     gr_log_identity(prog ? prog->command : program, gr_comm_rank(process.world));
+    gr_watchdog_set(gr_comm_rank(process.world), START_LIMIT_S);
     if (caught == GR_OK) caught = gr_stop_catch(stops);
     GR_TRY(gr_agree(process.world, caught));
 
@@ -149,6 +155,7 @@ gr_status gr_run_open(gr_run **out, int argc, char **argv, const char *program)
     st = gr_config_from_text(&cfg, program, "resolved configuration", text, strlen(text));
     if (st == GR_OK) st = gr_alloc(&run, 1, sizeof *run, "run");
     GR_TRY(gr_agree(process.world, st));
+    gr_watchdog_set(gr_comm_rank(process.world), cfg->run.watchdog);
     *run = (gr_run){.comm = process.world, .cfg = cfg, .program = prog->name, .config_text = text, .start_s = gr_now()};
     cfg = NULL;
     text = NULL;

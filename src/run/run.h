@@ -30,7 +30,7 @@ typedef struct gr_run {
     struct gr_progress *progress;    /**< progress.c's; NULL where there is no terminal to draw on */
 } gr_run;
 
-/** [collective] Signals, MPI, configuration, threads, backend. Rank 0 reads the files and the environment, and logs
+/** [collective] Signals, watchdog, MPI, configuration, threads, backend. Rank 0 reads the files and the environment, and logs
  * what is wrong with them. --help, --version and --print-config are answered on rank 0's stdout and give GR_OK with
  * *run NULL. On failure *run is NULL, too.
  *

@@ -4,6 +4,7 @@
  *     DIR/.generation                    the attempt that owns DIR; a run that finds another one here publishes nothing
  *     DIR/step-00001200/manifest.json    lists tensors, pieces, shards with CRC-32C; checksums itself; written last
  *     DIR/step-00001200/shard-00000-of-00002.h5 ...
+ *     DIR/.verified-00001200              an empty file: step 1200 was read back and is good
  *     DIR/.tmp-step-..., .del-step-...   being written, being deleted: garbage after a crash
  *     DIR/bad-step-...                   found damaged, set aside
  *
@@ -24,7 +25,9 @@ typedef struct gr_ckpt_dir gr_ckpt_dir; /**< a directory of checkpoints, locked 
 
 /** [collective] Create DIR if need be, take the lock (10 s, then GR_LOCKED), remove garbage of dead attempts. */
 gr_status gr_ckpt_dir_open(gr_ckpt_dir **d, const gr_comm *c, const char *path);
-void      gr_ckpt_dir_close(gr_ckpt_dir **d);
+
+/** [local] A save under way is given up: its temporary directory is garbage for the next run. */
+void gr_ckpt_dir_close(gr_ckpt_dir **d);
 
 /** Rows [first, first + count) of dimension 0 of a tensor, in host memory. A scalar has rank 0 and one row. */
 typedef struct gr_ckpt_piece {
@@ -36,13 +39,54 @@ typedef struct gr_ckpt_piece {
     void       *data;
 } gr_ckpt_piece;
 
-/** [collective] Save `step`. Each rank passes the pieces it owns (none, empty ones included, is fine); together they
- * must cover every tensor exactly once. A name holds no '/' and no '@'. `meta` (JSON object text, same on all ranks) is
- * kept in the manifest: counters, cursor, inputs with their seals. Afterwards all but the newest `keep` (at least 1)
- * checkpoints are deleted. A step that is already there is left alone and counts as saved. Data is read twice: it must
- * not change during the call. GR_ERR_SAVE: nothing was published, older checkpoints are untouched, the caller may go
- * on. GR_ERR_ARG: the same, because of pieces that are no checkpoint: a bug. */
+/** [local] Of n whole tensors, the same list on all ranks, leave to each the rows that `rank` of `size` saves: about
+ * 1/size of the bytes, cut between rows; a pure function of tensors and size. count may become 0; data moves with
+ * first. */
+void gr_ckpt_deal(gr_ckpt_piece *piece, int64_t n, int rank, int size);
+
+/* ---- saving ----
+ *
+ *     IDLE --begin--> WRITING --publish--> READING --settle--> IDLE          (an error leads to IDLE, too)
+ *
+ * begin copies and returns; one thread of this rank, which never calls MPI, writes. publish makes a checkpoint of what
+ * is written; the same thread then drops it from the page cache and reads it back against its seals, and settle acts on
+ * what it found. Both wait if need be: ask gr_ckpt_written first, on all ranks. One save is under way at a time.
+ *
+ * Which are deleted: a checkpoint goes when `keep` newer ones have been read back and found good (or were read by a
+ * recovery). One that reads back damaged is renamed to bad-*. So there may be keep + 1 of them, or more while disks
+ * fail; and fewer never by deletion. */
+
+typedef enum gr_ckpt_phase { GR_CKPT_IDLE, GR_CKPT_WRITING, GR_CKPT_READING } gr_ckpt_phase;
+
+/** [local] The same on all ranks. */
+gr_ckpt_phase gr_ckpt_phase_of(const gr_ckpt_dir *d);
+
+/** [collective] Begin to save `step`; whatever is under way is published and settled first. Each rank passes the pieces
+ * it owns (none, empty ones included, is fine); together they must cover every tensor exactly once. A name holds no '/'
+ * and no '@'. `meta` (JSON object text, same on all ranks) is kept in the manifest: counters, cursor, inputs with their
+ * seals. Everything is copied. A step that is already there counts as saved: the phase stays IDLE.
+ * GR_ERR_SAVE: older checkpoints are untouched, the caller may go on. GR_ERR_ARG: the same, because of pieces that are
+ * no checkpoint: a bug. */
+gr_status gr_ckpt_begin(gr_ckpt_dir *d, int64_t step, const gr_ckpt_piece *piece, int64_t n, const char *meta, int keep);
+
+/** [local] This rank's writer is done, well or badly, or there is nothing for it to do. */
+bool gr_ckpt_written(const gr_ckpt_dir *d);
+
+/** [collective] WRITING: publish. GR_ERR_SAVE, GR_ERR_ARG: as above; nothing was published. Else GR_OK: nothing to do. */
+gr_status gr_ckpt_publish(gr_ckpt_dir *d);
+
+/** [collective] READING: delete what may go. GR_ERR_SAVE: it was damaged and is set aside, save again soon. */
+gr_status gr_ckpt_settle(gr_ckpt_dir *d);
+
+/** [collective] begin, publish and settle, without a copy or a thread: data must not change during the call. */
 gr_status gr_ckpt_save(gr_ckpt_dir *d, int64_t step, const gr_ckpt_piece *piece, int64_t n, const char *meta, int keep);
+
+/** [local] What was published last (step 0, 0 bytes: nothing yet): bytes of all shards, seconds of the slowest writer. */
+typedef struct gr_ckpt_saved {
+    int64_t step, bytes;
+    double  seconds;
+} gr_ckpt_saved;
+const gr_ckpt_saved *gr_ckpt_last(const gr_ckpt_dir *d);
 
 typedef struct gr_ckpt gr_ckpt; /**< a verified checkpoint, open for reading */
 
@@ -65,8 +109,20 @@ gr_status gr_ckpt_shard_path(const gr_ckpt *ck, int64_t i, char path[4096]);
  * nothing else, of their types, shapes and checksums. With `values`, none of which is NaN or infinite. GR_ERR_INPUT. */
 gr_status gr_ckpt_check(gr_ckpt *ck, int64_t i, bool values);
 
-int64_t     gr_ckpt_step(const gr_ckpt *ck);
-const char *gr_ckpt_meta(const gr_ckpt *ck); /**< JSON object text */
+/** [collective] Without the lock, and changing nothing: one checkpoint (DIR/step-...), or the newest good one in DIR,
+ * verified. GR_ERR_INPUT when there is none. The run it belongs to may delete it while it is being read. */
+gr_status gr_ckpt_open_at(gr_ckpt **ck, const gr_comm *c, const char *path);
+
+/** [local] Could gr_ckpt_open_at find something here? */
+bool gr_ckpt_is_at(const char *path);
+
+int64_t       gr_ckpt_step(const gr_ckpt *ck);
+const char   *gr_ckpt_meta(const gr_ckpt *ck); /**< JSON object text */
+const char   *gr_ckpt_path(const gr_ckpt *ck); /**< DIR/step-... */
+const char   *gr_ckpt_id(const gr_ckpt *ck);   /**< identifies the content, as a seal does a file's */
+bool          gr_ckpt_has(const gr_ckpt *ck, const char *tensor);
+int64_t       gr_ckpt_count(const gr_ckpt *ck);
+gr_ckpt_piece gr_ckpt_tensor(const gr_ckpt *ck, int64_t i); /**< tensor i, whole, without data; sorted by name */
 
 /** [local] Read rows of a tensor into piece->data, from whatever shards hold them. GR_ERR_INPUT when it is absent or of
  * another type or shape. A stored piece that is read whole is compared with its own checksum, too. */

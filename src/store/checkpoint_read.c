@@ -50,20 +50,20 @@ static gr_status parse(void *manifest, const char *text, uint64_t n, const char 
     return gr_manifest_parse(manifest, text, n, name);
 }
 
-/* [collective] */
-static gr_status open_step(gr_ckpt **out, const gr_ckpt_dir *d, int64_t step)
+/* [collective] The checkpoint in directory `path`, which must be of `step` if that is not -1. */
+static gr_status open_at(gr_ckpt **out, const gr_comm *c, const char *path, int64_t step)
 {
     gr_status st = GR_OK;
     gr_ckpt  *ck = NULL;
-    char      path[GR_PATH_MAX];
+    char      manifest[GR_PATH_MAX];
 
     st = gr_alloc(&ck, 1, sizeof *ck, "checkpoint");
-    if (st == GR_OK) st = gr_ckpt_step_path(ck->path, d, step);
-    if (st == GR_OK) st = gr_path(path, "%s/manifest.json", ck->path);
-    GR_TRY(gr_agree(d->c, st));
-    GR_TRY(gr_json_share(d->c, path, parse, &ck->m));
-    GR_CHECK0(ck->m->step == step, GR_ERR_INPUT, "%s: says it is step %" PRId64, path, ck->m->step);
-    GR_TRY(gr_agree(d->c, verify_mine(ck, d->c)));
+    if (st == GR_OK) st = gr_path(ck->path, "%s", path);
+    if (st == GR_OK) st = gr_path(manifest, "%s/manifest.json", path);
+    GR_TRY(gr_agree(c, st));
+    GR_TRY(gr_json_share(c, manifest, parse, &ck->m));
+    GR_CHECK0(step < 0 || ck->m->step == step, GR_ERR_INPUT, "%s: says it is step %" PRId64, manifest, ck->m->step);
+    GR_TRY(gr_agree(c, verify_mine(ck, c)));
     *out = ck;
     ck = NULL;
 out:
@@ -71,17 +71,30 @@ out:
     return st;
 }
 
-/* [collective] The newest step that is there, damaged or not; -1: none. */
-static gr_status newest(const gr_ckpt_dir *d, int64_t *step)
+/* [collective] */
+static gr_status open_step(gr_ckpt **out, const gr_comm *c, const char *dir, int64_t step)
+{
+    gr_status st = GR_OK;
+    char      path[GR_PATH_MAX];
+
+    GR_TRY(gr_agree(c, gr_ckpt_step_path(path, dir, step)));
+    GR_TRY(open_at(out, c, path, step));
+out:
+    return st;
+}
+
+/* [collective] The newest step below `limit` that is there, damaged or not; -1: none. */
+static gr_status newest(const gr_comm *c, const char *dir, int64_t limit, int64_t *step)
 {
     gr_status st = GR_OK;
     int64_t  *list = NULL, n = 0;
 
     *step = -1;
-    if (gr_comm_rank(d->c) == 0) st = gr_ckpt_list(d, &list, &n);
-    GR_TRY(gr_agree(d->c, st));
+    if (gr_comm_rank(c) == 0) st = gr_ckpt_list(dir, &list, &n);
+    GR_TRY(gr_agree(c, st));
+    while (n > 0 && list[n - 1] >= limit) n--;
     if (n > 0) *step = list[n - 1];
-    gr_bcast(d->c, step, sizeof *step, 0);
+    gr_bcast(c, step, sizeof *step, 0);
 out:
     gr_free(&list);
     return st;
@@ -107,9 +120,10 @@ gr_status gr_ckpt_open_newest(gr_ckpt **out, gr_ckpt_dir *d)
     int64_t   step, n_bad = 0;
 
     for (;;) {
-        GR_TRY(newest(d, &step));
+        GR_TRY(newest(d->c, d->path, INT64_MAX, &step));
         if (step < 0) break;
-        st = open_step(&ck, d, step);
+        st = open_step(&ck, d->c, d->path, step);
+        if (st == GR_OK && gr_comm_rank(d->c) == 0) gr_ckpt_mark(d, step, true);
         if (st == GR_OK) break;
         if (st != GR_ERR_INPUT && st != GR_ERR_IO) goto out; /* memory, not the checkpoint */
         GR_TRY(set_aside(d, step));
@@ -130,6 +144,43 @@ out:
     return st;
 }
 
+/* [local] DIR/NAME is there. */
+static bool holds(const char *dir, const char *name)
+{
+    char path[GR_PATH_MAX];
+
+    return gr_path(path, "%s/%s", dir, name) == GR_OK && gr_exists(path);
+}
+
+bool gr_ckpt_is_at(const char *path)
+{
+    int64_t *step = NULL, n = 0;
+
+    if (holds(path, "manifest.json")) return true;
+    if (holds(path, ".generation") && gr_ckpt_list(path, &step, &n) != GR_OK) n = 0;
+    gr_free(&step);
+    return n > 0;
+}
+
+gr_status gr_ckpt_open_at(gr_ckpt **out, const gr_comm *c, const char *path)
+{
+    gr_status st = GR_OK;
+    int64_t   step = INT64_MAX, one;
+
+    one = gr_comm_rank(c) == 0 && holds(path, "manifest.json");
+    gr_max_i64(c, &one, 1);
+    if (one) return open_at(out, c, path, -1);
+    for (;;) {
+        GR_TRY(newest(c, path, step, &step));
+        GR_CHECK0(step >= 0, GR_ERR_INPUT, "%s: no good checkpoint", path);
+        st = open_step(out, c, path, step);
+        if (st != GR_ERR_INPUT && st != GR_ERR_IO) break;
+        gr_log0("%s: step %" PRId64 " cannot be read, the one before is tried", path, step);
+    }
+out:
+    return st;
+}
+
 void gr_ckpt_close(gr_ckpt **pck)
 {
     gr_ckpt *ck = *pck;
@@ -143,6 +194,35 @@ void gr_ckpt_close(gr_ckpt **pck)
 int64_t gr_ckpt_step(const gr_ckpt *ck)
 {
     return ck->m->step;
+}
+
+const char *gr_ckpt_path(const gr_ckpt *ck)
+{
+    return ck->path;
+}
+
+const char *gr_ckpt_id(const gr_ckpt *ck)
+{
+    return ck->m->id;
+}
+
+bool gr_ckpt_has(const gr_ckpt *ck, const char *tensor)
+{
+    return gr_manifest_find(ck->m, tensor);
+}
+
+int64_t gr_ckpt_count(const gr_ckpt *ck)
+{
+    return ck->m->n_tensor;
+}
+
+gr_ckpt_piece gr_ckpt_tensor(const gr_ckpt *ck, int64_t i)
+{
+    const gr_manifest_tensor *t = &ck->m->tensor[i];
+    gr_ckpt_piece             p = {.name = t->name, .dtype = t->dtype, .rank = t->rank, .count = t->dim[0]};
+
+    memcpy(p.dim, t->dim, sizeof p.dim);
+    return p;
 }
 
 const char *gr_ckpt_meta(const gr_ckpt *ck)

@@ -1,9 +1,11 @@
 #include "store/h5.h"
 #include "store/h5_room.h"
+#include "util/beat.h"
 #include "util/mem.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <pthread.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -12,6 +14,18 @@
 enum { N_DTYPE = GR_U16 + 1 };
 
 /* ---- the library ------------------------------------------------------------------------- */
+
+static pthread_mutex_t lock = PTHREAD_RECURSIVE_MUTEX_INITIALIZER_NP;
+
+void gr_h5_enter(void)
+{
+    pthread_mutex_lock(&lock);
+}
+
+void gr_h5_leave(void)
+{
+    pthread_mutex_unlock(&lock);
+}
 
 static hid_t type_of[N_DTYPE]; /* filled once by gr_h5_start */
 
@@ -103,10 +117,26 @@ void gr_h5_long_name(char out[GR_PATH_MAX], const char *dataset, const char *nam
     snprintf(out, GR_PATH_MAX, dataset ? "@%s@%s" : "@%s%s", dataset ? dataset : "", name);
 }
 
+gr_status gr_h5_note_name(gr_h5 *f, const char *name)
+{
+    gr_status st = GR_OK;
+
+    if (f->n_name == f->room_name) {
+        f->room_name = f->room_name ? 2 * f->room_name : 64;
+        GR_TRY(gr_realloc(&f->name, (uint64_t)f->room_name, sizeof *f->name, "dataset names"));
+    }
+    GR_TRY(gr_strdup(&f->name[f->n_name], name));
+    f->n_name++;
+out:
+    return st;
+}
+
 void gr_h5_free(gr_h5 **f)
 {
     if (!*f) return;
+    gr_h5_enter();
     if ((*f)->file >= 0) H5Fclose((*f)->file);
+    gr_h5_leave();
     gr_names_free(&(*f)->name, (*f)->n_name);
     gr_free(&(*f)->slot);
     gr_free(f);
@@ -131,7 +161,7 @@ gr_status gr_h5_move(gr_h5 *f, hid_t dataset, const char *name, gr_dtype dtype, 
 {
     gr_status   st = GR_OK;
     const hid_t type = gr_h5_type(dtype);
-    const char *path = f->writing ? f->tmp : f->path;
+    const char *path = f->writing ? f->tmp : f->path, *before = gr_beat(in ? "HDF5 writing" : "HDF5 reading");
     hid_t       in_file = -1, in_memory = -1;
     hsize_t     from[GR_MAX_DIM] = {0}, size[GR_MAX_DIM] = {1};
     int64_t     row = gr_dtype_size(dtype), piece;
@@ -159,8 +189,10 @@ gr_status gr_h5_move(gr_h5 *f, hid_t dataset, const char *name, gr_dtype dtype, 
         H5Sclose(in_memory);
         H5Sclose(in_file);
         in_memory = in_file = -1;
+        gr_beat_again();
     }
 out:
+    gr_beat(before);
     if (in_memory >= 0) H5Sclose(in_memory);
     if (in_file >= 0) H5Sclose(in_file);
     return st;
@@ -230,12 +262,13 @@ out:
     return st;
 }
 
-gr_status gr_h5_create(gr_h5 **out, const char *path, const char *kind)
+static gr_status create(gr_h5 **out, const char *path, const char *kind, bool paged)
 {
     gr_status st = GR_OK;
     gr_h5    *f = NULL;
     hid_t     fapl = -1, fcpl = -1;
 
+    gr_h5_enter();
     GR_TRY(gr_h5_start());
     GR_TRY(gr_alloc(&f, 1, sizeof *f, "HDF5 file"));
     f->file = -1;
@@ -246,7 +279,9 @@ gr_status gr_h5_create(gr_h5 **out, const char *path, const char *kind)
     snprintf(f->kind, sizeof f->kind, "%s", kind);
     GR_TRY(gr_h5_access(&fapl, f->tmp));
     fcpl = H5Pcreate(H5P_FILE_CREATE);
-    GR_H5_CHECK(fcpl >= 0 && H5Pset_userblock(fcpl, GR_SEAL_BYTES) >= 0 && H5Pset_obj_track_times(fcpl, 0) >= 0,
+    GR_H5_CHECK(fcpl >= 0 && H5Pset_userblock(fcpl, paged ? GR_H5_PAGE : GR_SEAL_BYTES) >= 0 &&
+                    H5Pset_obj_track_times(fcpl, 0) >= 0 &&
+                    (!paged || H5Pset_alignment(fapl, GR_H5_PAGED, GR_H5_PAGE) >= 0),
                 GR_ERR_IO, f->tmp, "create properties");
     unlink(f->tmp); /* of a dead process that had our pid */
     f->file = H5Fcreate(f->tmp, H5F_ACC_EXCL, fcpl, fapl);
@@ -257,17 +292,31 @@ out:
     if (fcpl >= 0) H5Pclose(fcpl);
     if (fapl >= 0) H5Pclose(fapl);
     gr_h5_free(&f);
+    gr_h5_leave();
     return st;
+}
+
+gr_status gr_h5_create(gr_h5 **f, const char *path, const char *kind)
+{
+    return create(f, path, kind, false);
+}
+
+gr_status gr_h5_create_paged(gr_h5 **f, const char *path, const char *kind)
+{
+    return create(f, path, kind, true);
 }
 
 gr_status gr_h5_write(gr_h5 *f, const char *name, gr_dtype dtype, int rank, const int64_t *dim, const void *data)
 {
     gr_status st = GR_OK;
 
+    gr_h5_enter();
     GR_TRY(may_write(f, name));
     GR_TRY(dataset_write(f, name, dtype, rank, dim, data));
 out:
-    return remember(f, st);
+    st = remember(f, st);
+    gr_h5_leave();
+    return st;
 }
 
 gr_status gr_h5_reserve(gr_h5 *f, const char *name, gr_dtype dtype, int rank, const int64_t *dim)
@@ -276,6 +325,7 @@ gr_status gr_h5_reserve(gr_h5 *f, const char *name, gr_dtype dtype, int rank, co
     gr_h5_slot slot = {0};
     hid_t      d = -1;
 
+    gr_h5_enter();
     GR_TRY(may_write(f, name));
     GR_TRY(dataset_create(f, name, dtype, rank, dim, &d));
     bytes_of(dtype, rank, dim, &slot.bytes);
@@ -287,11 +337,14 @@ gr_status gr_h5_reserve(gr_h5 *f, const char *name, gr_dtype dtype, int rank, co
         f->room_slot = f->room_slot ? 2 * f->room_slot : 64;
         GR_TRY(gr_realloc(&f->slot, (uint64_t)f->room_slot, sizeof *f->slot, "reserved datasets"));
     }
+    GR_TRY(gr_h5_note_name(f, name));
     f->slot[f->n_slot++] = slot;
 out:
     if (d >= 0 && H5Dclose(d) < 0 && st == GR_OK)
         st = gr_h5_refused(__FILE__, __LINE__, GR_ERR_IO, f->tmp, "dataset \"%s\": close", name);
-    return remember(f, st);
+    st = remember(f, st);
+    gr_h5_leave();
+    return st;
 }
 
 static gr_status set_attribute(gr_h5 *f, const char *dataset, const char *name, hid_t type, const void *v)
@@ -321,6 +374,7 @@ gr_status gr_h5_set_str(gr_h5 *f, const char *dataset, const char *name, const c
     char          long_name[GR_PATH_MAX];
     hid_t         type = -1;
 
+    gr_h5_enter();
     GR_TRY(may_write(f, name));
     if (n > GR_H5_LONG) {
         gr_h5_long_name(long_name, dataset, name);
@@ -333,27 +387,35 @@ gr_status gr_h5_set_str(gr_h5 *f, const char *dataset, const char *name, const c
     GR_TRY(set_attribute(f, dataset, name, type, v));
 out:
     if (type >= 0) H5Tclose(type);
-    return remember(f, st);
+    st = remember(f, st);
+    gr_h5_leave();
+    return st;
 }
 
 gr_status gr_h5_set_int(gr_h5 *f, const char *dataset, const char *name, int64_t v)
 {
     gr_status st = GR_OK;
 
+    gr_h5_enter();
     GR_TRY(may_write(f, name));
     GR_TRY(set_attribute(f, dataset, name, gr_h5_type(GR_I64), &v));
 out:
-    return remember(f, st);
+    st = remember(f, st);
+    gr_h5_leave();
+    return st;
 }
 
 gr_status gr_h5_set_num(gr_h5 *f, const char *dataset, const char *name, double v)
 {
     gr_status st = GR_OK;
 
+    gr_h5_enter();
     GR_TRY(may_write(f, name));
     GR_TRY(set_attribute(f, dataset, name, gr_h5_type(GR_F64), &v));
 out:
-    return remember(f, st);
+    st = remember(f, st);
+    gr_h5_leave();
+    return st;
 }
 
 /* Close the HDF5 side of a file being written: from here on it is bytes. */
@@ -362,12 +424,14 @@ static gr_status finish(gr_h5 *f)
     gr_status st = f->failed; /* logged when it happened */
     herr_t    closed;
 
+    gr_h5_enter();
     if (st != GR_OK) goto out;
     GR_CHECK(f->writing, GR_ERR_ARG, "%s: open for reading, nothing to commit", f->path);
     closed = H5Fclose(f->file);
     f->file = -1;
     GR_H5_CHECK(closed >= 0, GR_ERR_IO, f->tmp, "close");
 out:
+    gr_h5_leave();
     return st;
 }
 
@@ -378,7 +442,7 @@ gr_status gr_h5_commit(gr_h5 **pf)
 
     *pf = NULL;
     GR_TRY(finish(f));
-    GR_TRY(gr_seal_publish(NULL, f->tmp, f->path, f->kind));
+    GR_TRY(gr_seal_publish(NULL, f->tmp, f->path, f->kind, ""));
 out:
     gr_h5_close(&f);
     return st;
@@ -394,51 +458,90 @@ void gr_h5_close(gr_h5 **f)
     if (*tmp) unlink(tmp); /* not there after a commit */
 }
 
-/* ---- writing by several ranks -------------------------------------------------------------- */
+/* ---- a layout to be filled ------------------------------------------------------------------ */
 
-/* Rank 0: close the layout, and let a full disk say so now, before any data. */
-static gr_status lay_out(gr_h5 *f, int64_t n_slot)
+/* HDF5 has pretended success on a full disk: what it finds in the file must be what it told us while writing. */
+static gr_status check_layout(const gr_h5 *f)
+{
+    gr_status st = GR_OK;
+    hid_t     fapl = -1, file = -1, d = -1;
+
+    gr_h5_enter();
+    GR_TRY(gr_h5_access(&fapl, f->tmp));
+    file = H5Fopen(f->tmp, H5F_ACC_RDONLY, fapl);
+    GR_H5_CHECK(file >= 0, GR_ERR_IO, f->tmp, "open what was laid out");
+    for (int64_t i = 0; i < f->n_slot; i++) {
+        d = H5Dopen2(file, f->name[i], H5P_DEFAULT);
+        GR_H5_CHECK(d >= 0, GR_ERR_IO, f->tmp, "dataset \"%s\" was created and is not there", f->name[i]);
+        GR_CHECK(H5Dget_storage_size(d) == f->slot[i].bytes &&
+                     (f->slot[i].bytes == 0 || H5Dget_offset(d) == f->slot[i].offset),
+                 GR_ERR_IO, "%s: dataset \"%s\" does not lie where HDF5 put it", f->tmp, f->name[i]);
+        H5Dclose(d);
+        d = -1;
+    }
+out:
+    if (d >= 0) H5Dclose(d);
+    if (file >= 0) H5Fclose(file);
+    if (fapl >= 0) H5Pclose(fapl);
+    gr_h5_leave();
+    return st;
+}
+
+/* Let a full disk say so now, before any data. */
+static gr_status allocate(const char *path)
 {
     gr_status st = GR_OK;
     int       fd = -1, refused;
     off_t     size;
 
-    GR_CHECK(f, GR_ERR_ARG, "rank 0 has no file to share");
-    GR_CHECK(f->n_slot == n_slot, GR_ERR_ARG, "%s: %" PRId64 " datasets reserved, %" PRId64 " expected", f->path,
-             f->n_slot, n_slot);
-    GR_TRY(finish(f));
-    fd = open(f->tmp, O_RDWR | O_CLOEXEC);
-    GR_CHECK(fd >= 0, GR_ERR_IO, "%s: %s", f->tmp, strerror(errno));
+    fd = open(path, O_RDWR | O_CLOEXEC);
+    GR_CHECK(fd >= 0, GR_ERR_IO, "%s: %s", path, strerror(errno));
     size = lseek(fd, 0, SEEK_END);
-    GR_CHECK(size > 0, GR_ERR_IO, "%s: %s", f->tmp, strerror(errno));
+    GR_CHECK(size > 0, GR_ERR_IO, "%s: %s", path, strerror(errno));
     refused = posix_fallocate(fd, 0, size);
-    GR_CHECK(!refused, GR_ERR_IO, "%s: reserving %lld bytes: %s", f->tmp, (long long)size, strerror(refused));
+    GR_CHECK(!refused, GR_ERR_IO, "%s: reserving %lld bytes: %s", path, (long long)size, strerror(refused));
 out:
     if (fd >= 0) close(fd);
     return st;
 }
 
+gr_status gr_h5_lay_out(gr_h5 **pf, char *tmp, gr_h5_slot *slot, int64_t n_slot)
+{
+    gr_status st = GR_OK;
+    gr_h5    *f = *pf;
+
+    *pf = NULL;
+    GR_CHECK(f->n_slot == n_slot, GR_ERR_ARG, "%s: %" PRId64 " datasets reserved, %" PRId64 " expected", f->path,
+             f->n_slot, n_slot);
+    GR_TRY(finish(f));
+    GR_TRY(allocate(f->tmp));
+    GR_TRY(check_layout(f));
+    memcpy(tmp, f->tmp, GR_PATH_MAX);
+    if (n_slot) memcpy(slot, f->slot, (size_t)n_slot * sizeof *slot);
+    gr_h5_free(&f); /* the file stays */
+out:
+    gr_h5_close(&f);
+    return st;
+}
+
+/* ---- writing by several ranks -------------------------------------------------------------- */
+
 gr_status gr_h5_share(const gr_comm *c, gr_h5 **pf, char *tmp, gr_h5_slot *slot, int64_t n_slot)
 {
     gr_status st = GR_OK;
-    gr_h5    *f = NULL;
+    bool      laid_out = false;
 
     if (gr_comm_rank(c) == 0) {
-        f = pf ? *pf : NULL;
-        st = lay_out(f, n_slot);
-        if (pf) *pf = NULL;
+        st = pf && *pf ? gr_h5_lay_out(pf, tmp, slot, n_slot)
+                       : gr_fail(__FILE__, __LINE__, GR_ERR_ARG, "rank 0 has no file to share");
+        laid_out = st == GR_OK;
     }
     if (st == GR_OK) st = gr_fault(c, "share");
     GR_TRY(gr_agree(c, st));
-    if (f) {
-        memcpy(tmp, f->tmp, GR_PATH_MAX);
-        if (n_slot) memcpy(slot, f->slot, (size_t)n_slot * sizeof *slot);
-        gr_h5_free(&f); /* the file stays */
-    }
     gr_bcast(c, tmp, GR_PATH_MAX, 0);
     gr_bcast(c, slot, n_slot * (int64_t)sizeof *slot, 0);
 out:
-    gr_h5_close(&f);
+    if (st != GR_OK && laid_out) unlink(tmp);
     return st;
 }
 
@@ -464,7 +567,7 @@ out:
 
 gr_status gr_h5_commit_shared(const gr_comm *c, const char *tmp, const char *path, const char *kind)
 {
-    return gr_seal_publish(c, tmp, path, kind);
+    return gr_seal_publish(c, tmp, path, kind, "");
 }
 
 void gr_h5_abandon_shared(const gr_comm *c, const char *tmp)

@@ -2,7 +2,7 @@
  *
  * A Graft file is a valid HDF5 file with a 512-byte user block that seals it:
  *
- *     GRAFT <format> <kind> bytes=<n> crc32c=<8 hex>\n          padded with zero bytes
+ *     GRAFT <format> <kind> bytes=<n> [content=<16 hex> ]crc32c=<8 hex>\n          padded with zero bytes
  *
  * The checksum covers every byte of the file, in 16 MiB blocks that ranks verify in parallel
  * (definition: store/seal.h). It is checked before HDF5 sees the file, because HDF5 itself detects
@@ -10,7 +10,8 @@
  * Files are written under a temporary name, sealed, fsynced, renamed, and the directory fsynced:
  * a file that is there is complete.
  *
- * One thread per process may be in this room at a time (Debian's HDF5 is not thread-safe).
+ * Any thread may call (Debian's HDF5 is not thread-safe: one lock of the process is held around it, never while waiting
+ * for other ranks), but each open file belongs to one thread at a time.
  */
 #ifndef GR_STORE_H5_H
 #define GR_STORE_H5_H
@@ -21,6 +22,8 @@
 #include <stdint.h>
 
 GR_C_BEGIN
+
+enum { GR_H5_PAGE = 4096, GR_H5_PAGED = 65536 };
 
 typedef struct gr_h5 gr_h5; /**< an open file, for reading or for writing */
 
@@ -36,6 +39,10 @@ typedef struct gr_h5_slot {
  * [a-z0-9_-]. The first error of any call below is remembered, and commit returns it: calls may be made without a
  * check in between, but not after an error that the caller means to ignore. Same calls, same bytes. */
 gr_status gr_h5_create(gr_h5 **f, const char *path, const char *kind);
+
+/** [local] The same, laid out for direct writing: datasets of GR_H5_PAGED bytes and more begin at multiples of GR_H5_PAGE
+ * bytes of the file. (The user block grows to a page; the seal stays its first 512 bytes.) */
+gr_status gr_h5_create_paged(gr_h5 **f, const char *path, const char *kind);
 
 /** [local] Write a whole dataset (contiguous, little-endian) from host memory. rank 0 (a scalar) to 4. `name` may hold
  * dots but no slash and no leading "@". BF16 is stored as a 16-bit HDF5 float type that h5dump and h5py print as
@@ -58,6 +65,12 @@ gr_status gr_h5_commit(gr_h5 **f);
 
 /** [local] Close and remove what was being written, or close a file open for reading. NULL is fine. */
 void gr_h5_close(gr_h5 **f);
+
+/** [local] A file on which everything is created and reserved: close the HDF5 side, allocate its space, and ask HDF5 once
+ * more where the datasets lie. A full disk is reported here, before any data. *f becomes NULL; the file stays under its
+ * temporary name `tmp` (GR_PATH_MAX bytes), not sealed, to be filled (store/direct.h, gr_h5_put); slot[i] belongs to
+ * reserved dataset i, in order of gr_h5_reserve. On failure nothing is left behind. */
+gr_status gr_h5_lay_out(gr_h5 **f, char *tmp, gr_h5_slot *slot, int64_t n_slot);
 
 /* ---- writing one file by several ranks, without MPI-IO ------------------------------------ */
 
@@ -94,6 +107,9 @@ gr_status gr_h5_open_known(gr_h5 **f, const char *path, const char *kind, const 
 /** [local] The seal of a file open for reading ("" for writing): identifies its content, 16 hex digits of bytes and
  * crc. Of a file that is not open: gr_seal_read (store/seal.h). */
 const char *gr_h5_seal_of(const gr_h5 *f);
+
+/** [local] What its seal says of the content (store/seal.h), else the seal itself: 16 hex digits. */
+const char *gr_h5_content_of(const gr_h5 *f);
 
 /** [local] Names of all datasets, sorted bytewise, those of long strings aside; the array and names belong to the file.
  */

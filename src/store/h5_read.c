@@ -19,12 +19,7 @@ static herr_t see_link(hid_t group, const char *name, const H5L_info_t *info, vo
     GR_CHECK(info->type == H5L_TYPE_HARD, GR_ERR_INPUT, "%s: \"%s\" is a soft or external link, only datasets are read",
              f->path, name);
     if (*name == '@') goto out;
-    if (f->n_name == f->room_name) {
-        f->room_name = f->room_name ? 2 * f->room_name : 64;
-        GR_TRY(gr_realloc(&f->name, (uint64_t)f->room_name, sizeof *f->name, "dataset names"));
-    }
-    GR_TRY(gr_strdup(&f->name[f->n_name], name));
-    f->n_name++;
+    GR_TRY(gr_h5_note_name(f, name));
 out:
     f->failed = st;
     return st == GR_OK ? 0 : -1;
@@ -41,6 +36,8 @@ static gr_status open_verified(gr_h5 *f)
     hid_t     fapl = -1;
     herr_t    seen;
 
+    gr_h5_enter();
+    GR_TRY(gr_h5_start());
     GR_TRY(gr_h5_access(&fapl, f->path));
     f->file = H5Fopen(f->path, H5F_ACC_RDONLY, fapl);
     GR_H5_CHECK(f->file >= 0, GR_ERR_INPUT, f->path, "open");
@@ -50,6 +47,7 @@ static gr_status open_verified(gr_h5 *f)
     if (f->n_name) qsort(f->name, (size_t)f->n_name, sizeof *f->name, by_bytes);
 out:
     if (fapl >= 0) H5Pclose(fapl);
+    gr_h5_leave();
     return st;
 }
 
@@ -58,8 +56,7 @@ gr_status gr_h5_open_all(const gr_comm *c, gr_h5 **out, const char *path, const 
     gr_status st = GR_OK;
     gr_h5    *f = NULL;
 
-    st = gr_h5_start();
-    if (st == GR_OK) st = gr_alloc(&f, 1, sizeof *f, "HDF5 file");
+    st = gr_alloc(&f, 1, sizeof *f, "HDF5 file");
     if (st == GR_OK) {
         f->file = -1;
         st = gr_path(f->path, "%s", path);
@@ -85,7 +82,6 @@ gr_status gr_h5_open_known(gr_h5 **out, const char *path, const char *kind, cons
     gr_status st = GR_OK;
     gr_h5    *f = NULL;
 
-    GR_TRY(gr_h5_start());
     GR_TRY(gr_alloc(&f, 1, sizeof *f, "HDF5 file"));
     f->file = -1;
     GR_TRY(gr_path(f->path, "%s", path));
@@ -104,6 +100,11 @@ out:
 const char *gr_h5_seal_of(const gr_h5 *f)
 {
     return f->seal.id;
+}
+
+const char *gr_h5_content_of(const gr_h5 *f)
+{
+    return *f->seal.content ? f->seal.content : f->seal.id;
 }
 
 gr_status gr_h5_names(gr_h5 *f, const char *const **names, int64_t *n)
@@ -218,12 +219,14 @@ gr_status gr_h5_info(gr_h5 *f, const char *name, gr_dtype *dtype, int *rank, int
     gr_status st = GR_OK;
     dataset   d;
 
+    gr_h5_enter();
     GR_TRY(dataset_open(f, name, &d));
     *dtype = d.dtype;
     *rank = d.rank;
     memcpy(dim, d.dim, sizeof d.dim);
     H5Dclose(d.id);
 out:
+    gr_h5_leave();
     return st;
 }
 
@@ -244,6 +247,7 @@ gr_status gr_h5_read(gr_h5 *f, const char *name, gr_dtype dtype, int64_t first, 
     gr_status st = GR_OK;
     dataset   d = {.id = -1};
 
+    gr_h5_enter();
     GR_TRY(dataset_open(f, name, &d));
     GR_CHECK(d.dtype == dtype, GR_ERR_INPUT, "%s: dataset \"%s\": %s, expected %s", f->path, name,
              gr_dtype_name(d.dtype), gr_dtype_name(dtype));
@@ -251,6 +255,7 @@ gr_status gr_h5_read(gr_h5 *f, const char *name, gr_dtype dtype, int64_t first, 
     GR_TRY(gr_h5_move(f, d.id, name, d.dtype, d.rank, d.dim, first, count, NULL, data));
 out:
     if (d.id >= 0) H5Dclose(d.id);
+    gr_h5_leave();
     return st;
 }
 
@@ -261,6 +266,7 @@ gr_status gr_h5_read_f32(gr_h5 *f, const char *name, int64_t first, int64_t coun
     int64_t   n;
     char     *raw;
 
+    gr_h5_enter();
     GR_TRY(dataset_open(f, name, &d));
     GR_CHECK(d.dtype == GR_F32 || d.dtype == GR_BF16 || d.dtype == GR_F16, GR_ERR_INPUT,
              "%s: dataset \"%s\": %s, expected f32, bf16 or f16", f->path, name, gr_dtype_name(d.dtype));
@@ -271,6 +277,7 @@ gr_status gr_h5_read_f32(gr_h5 *f, const char *name, int64_t first, int64_t coun
     gr_widen_f32(d.dtype, raw, data, n);
 out:
     if (d.id >= 0) H5Dclose(d.id);
+    gr_h5_leave();
     return st;
 }
 
@@ -305,6 +312,7 @@ static gr_status get_attribute(gr_h5 *f, const char *dataset_name, const char *n
     gr_status st = GR_OK;
     hid_t     owner = -1, a = -1, type = -1;
 
+    gr_h5_enter();
     GR_TRY(attribute_open(f, dataset_name, name, &owner, &a));
     type = H5Aget_type(a);
     GR_CHECK(H5Tequal(type, gr_h5_type(dtype)) > 0, GR_ERR_INPUT, "%s: attribute \"%s\": not of type %s", f->path, name,
@@ -314,6 +322,7 @@ out:
     if (type >= 0) H5Tclose(type);
     if (a >= 0) H5Aclose(a);
     if (owner >= 0) H5Dclose(owner);
+    gr_h5_leave();
     return st;
 }
 
@@ -336,10 +345,16 @@ static bool long_string(gr_h5 *f, const char *dataset_name, const char *name, ch
 bool gr_h5_has_attr(gr_h5 *f, const char *dataset_name, const char *name)
 {
     char long_name[GR_PATH_MAX];
+    bool has;
 
-    if (long_string(f, dataset_name, name, long_name)) return true;
-    if (!dataset_name) return H5Aexists(f->file, name) > 0;
-    return listed(f, dataset_name) && H5Aexists_by_name(f->file, dataset_name, name, H5P_DEFAULT) > 0;
+    gr_h5_enter();
+    has = long_string(f, dataset_name, name, long_name);
+    if (!has && !dataset_name)
+        has = H5Aexists(f->file, name) > 0;
+    else if (!has)
+        has = listed(f, dataset_name) && H5Aexists_by_name(f->file, dataset_name, name, H5P_DEFAULT) > 0;
+    gr_h5_leave();
+    return has;
 }
 
 static gr_status get_long(gr_h5 *f, const char *long_name, char **v)
@@ -366,7 +381,11 @@ gr_status gr_h5_get_str(gr_h5 *f, const char *dataset_name, const char *name, ch
     char      long_name[GR_PATH_MAX], *text = NULL;
     hid_t     owner = -1, a = -1, type = -1;
 
-    if (long_string(f, dataset_name, name, long_name)) return get_long(f, long_name, v);
+    gr_h5_enter();
+    if (long_string(f, dataset_name, name, long_name)) {
+        st = get_long(f, long_name, v);
+        goto out;
+    }
     GR_TRY(attribute_open(f, dataset_name, name, &owner, &a));
     type = H5Aget_type(a);
     GR_CHECK(H5Tget_class(type) == H5T_STRING && H5Tis_variable_str(type) == 0, GR_ERR_INPUT,
@@ -382,5 +401,6 @@ out:
     if (type >= 0) H5Tclose(type);
     if (a >= 0) H5Aclose(a);
     if (owner >= 0) H5Dclose(owner);
+    gr_h5_leave();
     return st;
 }

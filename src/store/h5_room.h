@@ -14,9 +14,10 @@ struct gr_h5 {
     char        tmp[GR_PATH_MAX]; /* writing: the file that exists; it becomes `path` when sealed   */
     char        kind[GR_KIND_MAX + 1];
     gr_seal     seal; /* reading                                                                 */
-    char      **name; /* reading: datasets, sorted bytewise; those of long strings ('@') aside   */
+    char      **name; /* reading: datasets, sorted bytewise, those of long strings ('@') aside;
+                         writing: reserved datasets, in order                                    */
     int64_t     n_name, room_name;
-    gr_h5_slot *slot; /* writing: reserved datasets, in order                                    */
+    gr_h5_slot *slot; /* writing: where they lie                                                 */
     int64_t     n_slot, room_slot;
 };
 
@@ -24,6 +25,15 @@ struct gr_h5 {
  * headers, whose messages end at 64 KiB. */
 enum { GR_H5_LONG = 60000, GR_H5_PIECE = 1 << 30 };
 void gr_h5_long_name(char out[GR_PATH_MAX], const char *dataset, const char *name);
+
+/** The one lock of the process around HDF5. Who has it may take it again. */
+void gr_h5_enter(void);
+void gr_h5_leave(void);
+
+/** Append to the file's names. */
+gr_status gr_h5_note_name(gr_h5 *f, const char *name);
+
+/* All below are called under the lock. */
 
 /** Library set-up, once per process. */
 gr_status gr_h5_start(void);

@@ -2,6 +2,7 @@
 #include "store/h5_pool.h"
 #include "store/json_seal.h"
 #include "store/seal.h"
+#include "util/crc32c.h"
 #include "util/fs.h"
 #include "util/half.h"
 #include "util/mem.h"
@@ -9,10 +10,12 @@
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
+#define XXH_INLINE_ALL
+#include <xxhash.h>
 
 #define KIND "logits"
 
-enum { FORMAT = 1, N_KEYS = 11 };
+enum { FORMAT = 1, N_KEYS = 12 };
 
 static const float LOWEST = -60000; /* fp16 holds it exactly, and nothing below -65504 */
 static const float SLACK = 1e-3f;   /* a log-probability above 0 by this much is rounding */
@@ -174,6 +177,19 @@ static void narrow(const float *x, uint16_t *h, int64_t n)
 
 /* ---- writing ------------------------------------------------------------------------------------- */
 
+/* Identifies the predictions: no path, no configuration is in it. content: CRC-32Cs of the files' datasets. */
+static void digest_of(const gr_logits_spec *s, const int64_t *content, char digest[17])
+{
+    gr_logits_spec clean = {
+        .k = s->k, .context = s->context, .span = s->span, .tokens = s->tokens, .vocab_size = s->vocab_size};
+
+    snprintf(clean.corpus, sizeof clean.corpus, "%s", s->corpus);
+    snprintf(clean.teacher, sizeof clean.teacher, "%s", s->teacher);
+    snprintf(digest, 17, "%016" PRIx64,
+             (uint64_t)XXH3_64bits_withSeed(content, (size_t)gr_logits_files(s) * sizeof *content,
+                                            XXH3_64bits(&clean, sizeof clean)));
+}
+
 bool gr_logits_have(const char *dir, const gr_logits_spec *s, int64_t i)
 {
     gr_status st = GR_OK;
@@ -198,6 +214,7 @@ gr_status gr_logits_write(const char *dir, const gr_logits_spec *s, int64_t i, i
     uint16_t     *half = NULL;
     char          path[GR_PATH_MAX];
     const int64_t dim[] = {n, s->k};
+    uint32_t      crc;
 
     GR_TRY(check_spec(s, dir, GR_ERR_ARG));
     GR_CHECK(i >= 0 && i < gr_logits_files(s) && n == positions_of(s, i), GR_ERR_ARG,
@@ -208,11 +225,15 @@ gr_status gr_logits_write(const char *dir, const gr_logits_spec *s, int64_t i, i
     GR_TRY(gr_mkdirs(dir));
     GR_TRY(gr_h5_create(&f, path, KIND));
     GR_TRY(set_attributes(f, s, i, config));
+    crc = gr_crc32c(0, id, (size_t)(n * s->k) * sizeof *id);
     GR_TRY(gr_h5_write(f, "id", GR_U32, 2, dim, id));
     narrow(lp, half, n * s->k);
+    crc = gr_crc32c(crc, half, (size_t)(n * s->k) * sizeof *half);
     GR_TRY(gr_h5_write(f, "lp", GR_F16, 2, dim, half));
     narrow(tail, half, n);
+    crc = gr_crc32c(crc, half, (size_t)n * sizeof *half);
     GR_TRY(gr_h5_write(f, "tail", GR_F16, 1, dim, half));
+    GR_TRY(gr_h5_set_int(f, NULL, "content", crc));
     GR_TRY(gr_h5_commit(&f));
 out:
     gr_h5_close(&f);
@@ -220,8 +241,8 @@ out:
     return st;
 }
 
-/* The seals of all files, which must be there. */
-static gr_status list_seals(const char *dir, const gr_logits_spec *s, json_t *list)
+/* The seals of all files, which must be there, and their contents. */
+static gr_status list_files(const char *dir, const gr_logits_spec *s, json_t *list, int64_t *content)
 {
     gr_status st = GR_OK;
     gr_h5    *f = NULL;
@@ -234,6 +255,7 @@ static gr_status list_seals(const char *dir, const gr_logits_spec *s, json_t *li
                             &seal)); /* content was checked when it was written, and will be when it is opened */
         GR_TRY(gr_h5_open_known(&f, path, KIND, seal.id));
         GR_TRY(check_file(f, path, s, i));
+        GR_TRY(gr_h5_get_int(f, NULL, "content", &content[i]));
         GR_CHECK(!json_array_append_new(list, json_string(seal.id)), GR_ERR_NOMEM, "%s: list of seals", dir);
         gr_h5_close(&f);
     }
@@ -246,15 +268,18 @@ gr_status gr_logits_publish(const char *dir, const gr_logits_spec *s, const char
 {
     gr_status st = GR_OK;
     json_t   *seals = json_array(), *tree = NULL;
-    char     *text = NULL, path[GR_PATH_MAX];
+    char     *text = NULL, path[GR_PATH_MAX], digest[17];
     uint64_t  n = 0;
+    int64_t  *content = NULL;
 
     GR_TRY(check_spec(s, dir, GR_ERR_ARG));
-    GR_TRY(list_seals(dir, s, seals));
-    tree = json_pack("{si ss sI sI sI sI sI ss ss ss sO}", "format", FORMAT, "kind", KIND, "k", (json_int_t)s->k,
-                     "context", (json_int_t)s->context, "span", (json_int_t)s->span, "tokens", (json_int_t)s->tokens,
-                     "vocab_size", (json_int_t)s->vocab_size, "corpus", s->corpus, "teacher", s->teacher, "config",
-                     config ? config : "", "files", seals);
+    GR_TRY(gr_alloc(&content, (uint64_t)gr_logits_files(s), sizeof *content, "contents of files"));
+    GR_TRY(list_files(dir, s, seals, content));
+    digest_of(s, content, digest);
+    tree = json_pack("{si ss ss sI sI sI sI sI ss ss ss sO}", "format", FORMAT, "kind", KIND, "content", digest, "k",
+                     (json_int_t)s->k, "context", (json_int_t)s->context, "span", (json_int_t)s->span, "tokens",
+                     (json_int_t)s->tokens, "vocab_size", (json_int_t)s->vocab_size, "corpus", s->corpus, "teacher",
+                     s->teacher, "config", config ? config : "", "files", seals);
     GR_CHECK(tree, GR_ERR_ARG, "%s: corpus, teacher or configuration is not UTF-8", dir);
     GR_TRY(gr_json_seal(tree, &text, &n));
     GR_TRY(gr_path(path, "%s/index.json", dir));
@@ -263,6 +288,7 @@ out:
     gr_free(&text);
     json_decref(tree);
     json_decref(seals);
+    gr_free(&content);
     return st;
 }
 
@@ -270,6 +296,7 @@ out:
 
 struct gr_logits {
     gr_logits_spec spec;
+    char           content[32];
     char (*seal)[17]; /* [files] */
     gr_h5_pool pool;
     char       dir[GR_PATH_MAX];
@@ -318,6 +345,7 @@ static gr_status read_index(void *user, const char *text, uint64_t n, const char
 
     GR_TRY(gr_json_unseal(text, n, name, &tree));
     GR_TRY(read_spec(&l->spec, tree, name));
+    GR_TRY(copy_string(tree, name, "content", l->content, sizeof l->content));
     files = json_object_get(tree, "files");
     GR_CHECK(json_is_array(files) && json_array_size(files) == (size_t)gr_logits_files(&l->spec), GR_ERR_INPUT,
              "%s: files: %zu are listed, %" PRId64 " are needed", name, json_array_size(files),
@@ -411,6 +439,11 @@ gr_status gr_logits_path(const gr_logits *l, int64_t i, char path[GR_PATH_MAX])
 const gr_logits_spec *gr_logits_spec_of(const gr_logits *l)
 {
     return &l->spec;
+}
+
+const char *gr_logits_digest(const gr_logits *l)
+{
+    return l->content;
 }
 
 gr_status gr_logits_read(gr_logits *l, int64_t first, int64_t n, int32_t *id, float *lp, float *tail)

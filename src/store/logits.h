@@ -25,7 +25,7 @@ typedef struct gr_logits_spec {
     int64_t tokens;  /**< length of the stream                                             */
     int64_t vocab_size;
     char    corpus[32];  /**< digest of the shards                                             */
-    char    teacher[32]; /**< seal of the teacher's weights                                    */
+    char    teacher[32]; /**< content of the teacher's weights                                 */
 } gr_logits_spec;
 
 int64_t gr_logits_files(const gr_logits_spec *s); /**< number of files */
@@ -49,6 +49,8 @@ typedef struct gr_logits gr_logits;
 gr_status             gr_logits_open(gr_logits **l, const gr_comm *c, const char *dir);
 void                  gr_logits_close(gr_logits **l);
 const gr_logits_spec *gr_logits_spec_of(const gr_logits *l);
+const char *gr_logits_digest(const gr_logits *l); /**< identifies the predictions, whatever path or configuration
+                                                     made them: 16 hex digits; "content" in the index */
 
 /** [collective] Read the index alone: no file is looked at. To see which of them are sound. */
 gr_status gr_logits_look(gr_logits **l, const gr_comm *c, const char *dir);

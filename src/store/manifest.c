@@ -1,5 +1,6 @@
 #include "store/manifest.h"
 #include "store/json_seal.h"
+#include "util/crc32c.h"
 #include "util/mem.h"
 #include <inttypes.h>
 #include <stdio.h>
@@ -168,6 +169,7 @@ gr_status gr_manifest_parse(gr_manifest **out, const char *text, uint64_t n, con
     GR_TRY(read_tensors(m, json_object_get(m->tree, "tensors"), name));
     GR_CHECK(json_is_object(json_object_get(m->tree, "meta")), GR_ERR_INPUT, "%s: meta: not an object", name);
     GR_TRY(gr_json_dump(json_object_get(m->tree, "meta"), 0, &m->meta));
+    snprintf(m->id, sizeof m->id, "%08" PRIx32 "%08" PRIx32, (uint32_t)n, gr_crc32c(0, text, n));
     *out = m;
     m = NULL;
 out:

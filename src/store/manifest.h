@@ -44,6 +44,7 @@ typedef struct gr_manifest {
     gr_manifest_piece  *piece;
     int64_t             n_piece, room_piece;
     char               *meta;
+    char                id[17]; /**< identifies the text, and through it all shards: like a seal's */
 } gr_manifest;
 
 /** Parse and check everything that can be checked without the shards: checksum, members, types, ranges, and that every

@@ -95,6 +95,28 @@ out:
     return st;
 }
 
+/* Identifies the tokens: no path, no configuration is in it. */
+static gr_status digest_of(const gr_corpus *corpus, const gr_shard_info *info, int64_t n, char digest[17])
+{
+    gr_status     st = GR_OK;
+    XXH3_state_t *hash = NULL;
+
+    GR_TRY(gr_alloc(&hash, 1, sizeof *hash, "digest"));
+    XXH3_64bits_reset(hash);
+    XXH3_64bits_update(hash, corpus->tokenizer, sizeof corpus->tokenizer);
+    XXH3_64bits_update(hash, &corpus->eos, sizeof corpus->eos);
+    XXH3_64bits_update(hash, &corpus->vocab_size, sizeof corpus->vocab_size);
+    for (int64_t i = 0; i < n; i++) {
+        XXH3_64bits_update(hash, &info[i].n_token, sizeof info[i].n_token);
+        XXH3_64bits_update(hash, &info[i].n_doc, sizeof info[i].n_doc);
+        XXH3_64bits_update(hash, &info[i].content, sizeof info[i].content);
+    }
+    snprintf(digest, 17, "%016" PRIx64, (uint64_t)XXH3_64bits_digest(hash));
+out:
+    gr_free(&hash);
+    return st;
+}
+
 gr_status gr_shards_retract(const char *dir)
 {
     gr_status st = GR_OK;
@@ -113,10 +135,11 @@ gr_status gr_shards_publish(const char *dir, const gr_corpus *corpus, const gr_s
 {
     gr_status st = GR_OK;
     json_t   *tree = NULL, *list = json_array();
-    char     *text = NULL, path[GR_PATH_MAX], content[9];
+    char     *text = NULL, path[GR_PATH_MAX], content[9], digest[17];
     uint64_t  n = 0;
     int64_t   n_token = 0, n_doc = 0;
 
+    GR_TRY(digest_of(corpus, info, n_shard, digest));
     for (int64_t i = 0; i < n_shard; i++) {
         n_token += info[i].n_token;
         n_doc += info[i].n_doc;
@@ -126,9 +149,10 @@ gr_status gr_shards_publish(const char *dir, const gr_corpus *corpus, const gr_s
                                                   (json_int_t)info[i].n_doc, "content", content, "seal", info[i].seal)),
                  GR_ERR_NOMEM, "%s: index of shards", dir);
     }
-    tree = json_pack("{si ss sI ss sI sI sI ss sO}", "format", FORMAT, "kind", "shards", "vocab_size",
-                     (json_int_t)corpus->vocab_size, "tokenizer", corpus->tokenizer, "eos", (json_int_t)corpus->eos,
-                     "tokens", (json_int_t)n_token, "documents", (json_int_t)n_doc, "config", config, "shards", list);
+    tree = json_pack("{si ss ss sI ss sI sI sI ss sO}", "format", FORMAT, "kind", "shards", "content", digest,
+                     "vocab_size", (json_int_t)corpus->vocab_size, "tokenizer", corpus->tokenizer, "eos",
+                     (json_int_t)corpus->eos, "tokens", (json_int_t)n_token, "documents", (json_int_t)n_doc, "config",
+                     config, "shards", list);
     GR_CHECK(tree, GR_ERR_ARG, "%s: tokenizer or configuration is not UTF-8", dir);
     GR_TRY(gr_json_seal(tree, &text, &n));
     GR_TRY(gr_path(path, "%s/index.json", dir));
@@ -339,18 +363,12 @@ static gr_status read_list(gr_shards *s, const char *path, const json_t *list)
 {
     const int64_t limit = INT64_C(1) << 40; /* tokens of one shard: beyond any memory */
     gr_status     st = GR_OK;
-    XXH3_state_t *hash = NULL;
 
     GR_CHECK(json_is_array(list) && json_array_size(list) <= MAX_SHARDS, GR_ERR_INPUT,
              "%s: shards is not an array of at most %d", path, MAX_SHARDS);
     s->n_shard = (int64_t)json_array_size(list);
     GR_TRY(gr_alloc(&s->info, (uint64_t)s->n_shard, sizeof *s->info, "index of shards"));
     GR_TRY(gr_alloc(&s->first, (uint64_t)s->n_shard + 1, sizeof *s->first, "index of shards"));
-    GR_TRY(gr_alloc(&hash, 1, sizeof *hash, "digest"));
-    XXH3_64bits_reset(hash);
-    XXH3_64bits_update(hash, s->corpus.tokenizer, sizeof s->corpus.tokenizer);
-    XXH3_64bits_update(hash, &s->corpus.eos, sizeof s->corpus.eos);
-    XXH3_64bits_update(hash, &s->corpus.vocab_size, sizeof s->corpus.vocab_size);
     for (int64_t i = 0; i < s->n_shard; i++) {
         const json_t  *v = json_array_get(list, (size_t)i);
         gr_shard_info *info = &s->info[i];
@@ -368,27 +386,27 @@ static gr_status read_list(gr_shards *s, const char *path, const json_t *list)
         memcpy(info->seal, seal, 17);
         s->first[i + 1] = s->first[i] + info->n_token; /* 2^19 shards of 2^40: no overflow */
         s->n_doc += info->n_doc;
-        XXH3_64bits_update(hash, &info->n_token, sizeof info->n_token);
-        XXH3_64bits_update(hash, &info->n_doc, sizeof info->n_doc);
-        XXH3_64bits_update(hash, &info->content, sizeof info->content);
     }
     GR_CHECK(s->first[s->n_shard] > 0, GR_ERR_INPUT, "%s: the corpus is empty", path);
-    snprintf(s->digest, sizeof s->digest, "%016" PRIx64, (uint64_t)XXH3_64bits_digest(hash));
+    GR_TRY(digest_of(&s->corpus, s->info, s->n_shard, s->digest));
 out:
-    gr_free(&hash);
     return st;
 }
 
 static gr_status read_index(void *user, const char *text, uint64_t n, const char *path)
 {
-    gr_status  st = GR_OK;
-    gr_shards *s = user;
-    json_t    *root = NULL;
-    int64_t    n_token = 0, n_doc = 0;
+    gr_status   st = GR_OK;
+    gr_shards  *s = user;
+    json_t     *root = NULL;
+    int64_t     n_token = 0, n_doc = 0;
+    const char *content = NULL;
 
     GR_TRY(gr_json_unseal(text, n, path, &root));
     GR_TRY(read_header(s, path, root));
     GR_TRY(read_list(s, path, json_object_get(root, "shards")));
+    GR_TRY(gr_json_get_str(root, path, "content", &content));
+    GR_CHECK(!strcmp(content, s->digest), GR_ERR_INPUT, "%s: content is \"%.32s\", its shards make %s", path, content,
+             s->digest);
     GR_TRY(gr_json_get_int(root, path, "tokens", 0, INT64_MAX, &n_token));
     GR_TRY(gr_json_get_int(root, path, "documents", 0, INT64_MAX, &n_doc));
     GR_CHECK(n_token == s->first[s->n_shard] && n_doc == s->n_doc, GR_ERR_INPUT,

@@ -76,8 +76,8 @@ gr_status gr_shards_check(const gr_shards *s, int64_t i);
 const gr_corpus *gr_shards_corpus(const gr_shards *s);
 int64_t          gr_shards_tokens(const gr_shards *s);
 int64_t          gr_shards_documents(const gr_shards *s);
-const char      *gr_shards_digest(
-         const gr_shards *s); /**< identifies the content, whatever path or configuration made it: 16 hex digits */
+const char      *gr_shards_digest(const gr_shards *s); /**< identifies the content, whatever path or configuration made
+                                                        it: 16 hex digits; "content" in the index */
 
 /** [local] Stream positions [first, first + n). tokens, loss_mask, doc_start: [n], host memory, any may be NULL;
  * doc_start[i] is 1 where a document begins. */

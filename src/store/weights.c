@@ -1,13 +1,16 @@
-#include "store/weights.h"
 #include "store/finite.h"
-#include "store/h5.h"
+#include "store/seal.h"
+#include "store/weights_room.h"
 #include "util/fs.h"
 #include "util/json.h"
 #include "util/mem.h"
 #include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#define XXH_INLINE_ALL
+#include <xxhash.h>
 
 #define KIND "weights"
 
@@ -59,14 +62,6 @@ out:
 
 /* ---- reading ------------------------------------------------------------------------------- */
 
-struct gr_weights {
-    gr_h5          *f;
-    gr_tensor_info *tensor; /* sorted by name, as in the file; names belong to f */
-    int64_t         n;
-    char           *config_json, *tokenizer_json, *pattern;
-    char            path[GR_PATH_MAX];
-};
-
 /* What the file says of itself, and whether it can be a model. */
 static gr_status describe(gr_weights *w)
 {
@@ -100,38 +95,55 @@ out:
     return st;
 }
 
-/* Rank 0 looks whether `path` is a directory; all ranks open the same file. */
-static gr_status resolve(gr_weights *w, const gr_comm *c, const char *path)
+/* Rank 0 looks what `path` is; all ranks open the same. */
+static gr_status resolve(gr_weights *w, const gr_comm *c, const char *path, bool *checkpoint)
 {
     gr_status   st = GR_OK;
     struct stat sb;
 
-    if (gr_comm_rank(c) == 0)
-        st = gr_path(w->path, !stat(path, &sb) && S_ISDIR(sb.st_mode) ? "%s/weights.h5" : "%s", path);
+    *checkpoint = false;
+    if (gr_comm_rank(c) == 0) {
+        const bool dir = !stat(path, &sb) && S_ISDIR(sb.st_mode);
+
+        st = gr_path(w->path, dir ? "%s/weights.h5" : "%s", path);
+        if (st == GR_OK && dir && !gr_exists(w->path)) *checkpoint = gr_ckpt_is_at(path);
+        if (st == GR_OK && *checkpoint) st = gr_path(w->path, "%s", path);
+    }
     GR_TRY(gr_agree(c, st));
     gr_bcast(c, w->path, sizeof w->path, 0);
+    gr_bcast(c, checkpoint, sizeof *checkpoint, 0);
 out:
     return st;
 }
 
-gr_status gr_weights_open(gr_weights **out, const gr_comm *c, const char *path)
+gr_status gr_weights_open_below(gr_weights **out, const gr_comm *c, const char *path, int depth)
 {
     gr_status   st = GR_OK;
     const int   rank = gr_comm_rank(c);
     gr_weights *w = NULL;
+    bool        checkpoint = false;
 
     GR_TRY(gr_agree(c, gr_alloc(&w, 1, sizeof *w, "weights")));
-    GR_TRY(resolve(w, c, path));
-    GR_TRY(gr_h5_open_all(c, &w->f, w->path, KIND));
-    st = rank == 0 ? describe(w) : GR_OK; /* first on rank 0: what is wrong is said once */
-    GR_TRY(gr_agree(c, st));
-    st = rank == 0 ? GR_OK : describe(w);
-    GR_TRY(gr_agree(c, st));
+    GR_TRY(resolve(w, c, path, &checkpoint));
+    if (checkpoint) {
+        GR_TRY(gr_weights_open_over(w, c, depth));
+    } else {
+        GR_TRY(gr_h5_open_all(c, &w->f, w->path, KIND));
+        st = rank == 0 ? describe(w) : GR_OK; /* first on rank 0: what is wrong is said once */
+        GR_TRY(gr_agree(c, st));
+        st = rank == 0 ? GR_OK : describe(w);
+        GR_TRY(gr_agree(c, st));
+    }
     *out = w;
     w = NULL;
 out:
     gr_weights_close(&w);
     return st;
+}
+
+gr_status gr_weights_open(gr_weights **w, const gr_comm *c, const char *path)
+{
+    return gr_weights_open_below(w, c, path, 0);
 }
 
 void gr_weights_close(gr_weights **pw)
@@ -140,6 +152,8 @@ void gr_weights_close(gr_weights **pw)
 
     if (!w) return;
     gr_h5_close(&w->f);
+    gr_ckpt_close(&w->over);
+    gr_weights_close(&w->base);
     gr_free(&w->tensor);
     gr_free(&w->config_json);
     gr_free(&w->tokenizer_json);
@@ -152,9 +166,9 @@ const char *gr_weights_path(const gr_weights *w)
     return w->path;
 }
 
-const char *gr_weights_seal(const gr_weights *w)
+const char *gr_weights_content(const gr_weights *w)
 {
-    return gr_h5_seal_of(w->f);
+    return w->over ? gr_ckpt_id(w->over) : gr_h5_content_of(w->f);
 }
 
 const char *gr_weights_config_json(const gr_weights *w)
@@ -205,7 +219,10 @@ gr_status gr_weights_read(gr_weights *w, int64_t i, int64_t first, int64_t count
     gr_status             st = GR_OK;
     const gr_tensor_info *t = &w->tensor[i];
 
-    GR_TRY(gr_h5_read_f32(w->f, t->name, first, count, data));
+    if (w->over)
+        GR_TRY(gr_weights_read_over(w, i, first, count, data, false));
+    else
+        GR_TRY(gr_h5_read_f32(w->f, t->name, first, count, data));
     GR_TRY(check_finite(w->path, t, GR_F32, first, count, data, GR_ERR_INPUT));
 out:
     return st;
@@ -216,7 +233,10 @@ gr_status gr_weights_read_raw(gr_weights *w, int64_t i, int64_t first, int64_t c
     gr_status             st = GR_OK;
     const gr_tensor_info *t = &w->tensor[i];
 
-    GR_TRY(gr_h5_read(w->f, t->name, t->dtype, first, count, data));
+    if (w->over)
+        GR_TRY(gr_weights_read_over(w, i, first, count, data, true));
+    else
+        GR_TRY(gr_h5_read(w->f, t->name, t->dtype, first, count, data));
     GR_TRY(check_finite(w->path, t, t->dtype, first, count, data, GR_ERR_INPUT));
 out:
     return st;
@@ -291,6 +311,61 @@ out:
     return st;
 }
 
+/* ---- the content, as defined in weights.h: a sum of hashes, in whatever order, by whatever rank -------- */
+
+static uint64_t seed_of(const gr_tensor_info *t)
+{
+    return XXH3_64bits(t->name, strlen(t->name));
+}
+
+static uint64_t hash_text(uint64_t sum, const char *s)
+{
+    return XXH3_64bits_withSeed(text_of(s), strlen(text_of(s)), sum);
+}
+
+static uint64_t hash_rows(const gr_tensor_info *t, int64_t first, int64_t count, const void *data)
+{
+    const int64_t row = row_bytes(t);
+    uint64_t      sum = 0;
+
+    for (int64_t r = 0; r < count; r++)
+        sum += XXH3_64bits_withSeed((const char *)data + r * row, (size_t)row, seed_of(t) + (uint64_t)(first + r));
+    return sum;
+}
+
+/* All but the rows. */
+static uint64_t hash_plan(const gr_weights_plan *plan)
+{
+    uint64_t sum = hash_text(hash_text(hash_text(0, plan->config_json), plan->tokenizer_json), plan->pattern);
+
+    for (int64_t i = 0; i < plan->n; i++) {
+        const gr_tensor_info *t = &plan->tensor[i];
+        int64_t               shape[2 + GR_MAX_DIM] = {(int64_t)t->dtype, t->rank};
+
+        for (int d = 0; d < t->rank; d++) shape[2 + d] = t->dim[d];
+        sum += XXH3_64bits_withSeed(shape, sizeof shape, ~seed_of(t));
+    }
+    return sum;
+}
+
+/* [collective] From the sums of all ranks' rows. */
+static gr_status content_of(const gr_comm *c, const gr_weights_plan *plan, uint64_t mine, char content[17])
+{
+    gr_status st = GR_OK;
+    uint64_t *sum = NULL, all = hash_plan(plan);
+
+    GR_TRY(gr_agree(c, gr_alloc(&sum, (uint64_t)gr_comm_size(c), sizeof *sum, "content of the ranks")));
+    gr_allgather(c, &mine, sizeof mine, sum);
+    for (int r = 0; r < gr_comm_size(c); r++) all += sum[r];
+    snprintf(content, 17, "%016" PRIx64, all);
+    gr_bcast(c, content, 17, 0); /* rank 0 wrote the texts */
+out:
+    gr_free(&sum);
+    return st;
+}
+
+/* ---- the data ------------------------------------------------------------------------------------------ */
+
 /* Rows of a tensor whose first byte, counted through all tensors, lies in [lo, hi). `at` is the tensor's own first
  * byte. So every row belongs to exactly one rank, and a tensor may be split. */
 static void rows_between(const gr_tensor_info *t, int64_t at, int64_t lo, int64_t hi, int64_t *first, int64_t *last)
@@ -303,9 +378,9 @@ static void rows_between(const gr_tensor_info *t, int64_t at, int64_t lo, int64_
     if (*last > rows) *last = rows;
 }
 
-/* [local] This rank's share of the data. */
+/* [local] This rank's share of the data; *hash is the sum over its rows. */
 static gr_status write_share(const gr_comm *c, const char *tmp, const gr_h5_slot *slot, const gr_weights_plan *plan,
-                             int64_t total, gr_tensor_source source, void *user, void *piece)
+                             int64_t total, gr_tensor_source source, void *user, void *piece, uint64_t *hash)
 {
     gr_status st = GR_OK;
     int64_t   lo, mine, at = 0, first, last, k;
@@ -321,6 +396,7 @@ static gr_status write_share(const gr_comm *c, const char *tmp, const gr_h5_slot
             GR_TRY(source(user, i, r, k, piece));
             GR_TRY(check_finite(tmp, t, t->dtype, r, k, piece, GR_ERR_NUMERIC));
             GR_TRY(gr_h5_put(tmp, &slot[i], (uint64_t)(r * row), piece, (uint64_t)(k * row)));
+            *hash += hash_rows(t, r, k, piece);
         }
         at += row * rows_of(t);
     }
@@ -335,8 +411,9 @@ gr_status gr_weights_write(const gr_comm *c, const char *path, const gr_weights_
     gr_h5      *f = NULL;
     gr_h5_slot *slot = NULL;
     void       *piece = NULL;
-    char        tmp[GR_PATH_MAX];
+    char        tmp[GR_PATH_MAX], content[17];
     int64_t     total = 0, piece_bytes = 0;
+    uint64_t    hash = 0;
 
     st = measure(plan, &total, &piece_bytes);
     if (st == GR_OK) st = gr_alloc(&slot, (uint64_t)plan->n, sizeof *slot, "slots of tensors");
@@ -346,13 +423,14 @@ gr_status gr_weights_write(const gr_comm *c, const char *path, const gr_weights_
 
     GR_TRY(gr_h5_share(c, &f, tmp, slot, plan->n));
     st = gr_fault(c, "weights");
-    if (st == GR_OK) st = write_share(c, tmp, slot, plan, total, source, user, piece);
+    if (st == GR_OK) st = write_share(c, tmp, slot, plan, total, source, user, piece, &hash);
     st = gr_agree(c, st);
+    if (st == GR_OK) st = content_of(c, plan, hash, content);
     if (st != GR_OK) {
         gr_h5_abandon_shared(c, tmp);
         goto out;
     }
-    GR_TRY(gr_h5_commit_shared(c, tmp, path, KIND));
+    GR_TRY(gr_seal_publish(c, tmp, path, KIND, content)); /* as gr_h5_commit_shared, with the content */
 out:
     gr_h5_close(&f);
     gr_free(&slot);

@@ -3,12 +3,17 @@
  * One dataset per tensor under its canonical (HuggingFace / hybrid-model-factory) name, row-major, full shape, in the
  * type of the source (F32, BF16, F16). Attributes: config_json (the source's config.json, verbatim), tokenizer_json
  * (may be empty), pattern (mixer names, one per layer, comma-separated), config (resolved configuration of the program
- * that wrote it), program, version, commit, created, inputs (JSON: what it was made from, path and seal).
+ * that wrote it), program, version, commit, created, inputs (JSON: what it was made from, path and content).
+ *
+ * Two files of the same content are the same model: name, type, shape and every row of every tensor, config_json,
+ * tokenizer_json and pattern. Who wrote it, when and from what does not count. The content is a 64-bit sum of hashes,
+ * so ranks can share its computation; it is in the seal (store/seal.h), under its checksum.
  */
 #ifndef GR_STORE_WEIGHTS_H
 #define GR_STORE_WEIGHTS_H
 #include "comm/comm.h"
 #include "kernels/tensor.h"
+#include "util/json.h"
 #include "util/status.h"
 
 GR_C_BEGIN
@@ -29,13 +34,17 @@ typedef struct gr_tensor_info {
 
 typedef struct gr_weights gr_weights;
 
-/** [collective] Open and verify: the checksum, its blocks dealt over the ranks; every tensor F32, BF16 or F16 and not
- * empty; config_json a JSON object. `path` is a weights file, or a directory holding weights.h5. */
+/** [collective] A weights file, or a directory holding weights.h5, or a checkpoint of a training program (its
+ * directory, or the directory of checkpoints: the newest good one): the values it saved, over the weights that the run
+ * started from, which must still be where they were and be the same by content. Read-only, without the lock. Verified:
+ * the checksum, its blocks dealt over the ranks; every tensor F32, BF16 or F16 and not empty; config_json a JSON
+ * object. */
 gr_status gr_weights_open(gr_weights **w, const gr_comm *c, const char *path);
 void      gr_weights_close(gr_weights **w);
 
 const char *gr_weights_path(const gr_weights *w);
-const char *gr_weights_seal(const gr_weights *w);
+const char *
+gr_weights_content(const gr_weights *w); /**< identifies the model: 16 hex digits; a checkpoint's is its manifest's */
 const char *gr_weights_config_json(const gr_weights *w);
 const char *gr_weights_tokenizer_json(const gr_weights *w); /**< "" when there is none */
 const char *gr_weights_pattern(const gr_weights *w);
@@ -53,6 +62,19 @@ gr_status gr_weights_read(gr_weights *w, int64_t i, int64_t first, int64_t count
 
 /** [local] The same rows as stored; the same check. */
 gr_status gr_weights_read_raw(gr_weights *w, int64_t i, int64_t first, int64_t count, void *data);
+
+/* ---- what a checkpoint says, to be read as weights ---- */
+
+#define GR_VALUE_PREFIX "value:" /**< a checkpoint's tensor value:NAME is parameter NAME, F32 */
+
+typedef struct gr_weights_base {
+    const char *config_json, *pattern;
+    const char *path, *content;             /**< of the weights below it; path NULL: there are none ...        */
+    const char *tokenizer, *tokenizer_json; /**< ... and the tokenizer's file ("" for none) is referred to     */
+} gr_weights_base;
+
+/** [local] The member "model" of a checkpoint's meta. */
+gr_status gr_weights_refer(const gr_weights_base *base, json_t **model);
 
 /* ---- writing, tensors dealt over the ranks ---- */
 

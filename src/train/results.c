@@ -25,25 +25,22 @@ out:
     return st;
 }
 
-gr_status gr_results_perplexity(gr_run *run, gr_model *model, gr_model *teacher, gr_shards *shards)
+gr_status gr_results_perplexity(gr_run *run, gr_model *model, gr_model *teacher, gr_shards *shards, const char *path)
 {
     gr_status              st = GR_OK;
     const gr_cfg_evaluate *e = &run->cfg->evaluate;
     const double           start = gr_now();
     gr_quality             q;
     json_t                *o = NULL;
-    char                   path[GR_PATH_MAX];
 
     GR_TRY(gr_evaluate(&q, run->comm, model, teacher, shards, e->context, e->micro_batch, e->tokens));
     if (gr_comm_rank(run->comm) == 0) {
         o = json_pack("{s:f, s:f, s:I, s:f, s:s, s:s, s:I, s:s, s:s}", "perplexity", q.perplexity, "loss", q.loss,
                       "tokens", (json_int_t)q.tokens, "seconds", gr_now() - start, "weights", model->source_path,
-                      "seal", model->source, "context", (json_int_t)e->context, "commit", gr_commit(), "created",
+                      "content", model->source, "context", (json_int_t)e->context, "commit", gr_commit(), "created",
                       gr_utc());
         if (teacher) json_object_set_new(o, "kl", json_real(q.kl));
-        st = gr_mkdirs(run->cfg->run.out);
-        if (st == GR_OK) st = gr_path(path, "%s/results.json", run->cfg->run.out);
-        if (st == GR_OK) st = gr_json_write(o, path);
+        st = gr_json_write(o, path);
     }
     GR_TRY(gr_agree(run->comm, st));
     if (teacher)
@@ -117,7 +114,7 @@ out:
     return st;
 }
 
-gr_status gr_results_logits(gr_run *run, gr_model *model)
+gr_status gr_results_logits(gr_run *run, gr_model *model, const char *path)
 {
     gr_status      st = GR_OK;
     const gr_comm *c = run->comm;
@@ -126,15 +123,13 @@ gr_status gr_results_logits(gr_run *run, gr_model *model)
     gr_h5         *f = NULL;
     gr_h5_slot     slot;
     gr_windows    *w = NULL;
-    char           path[GR_PATH_MAX], tmp[GR_PATH_MAX] = "";
+    char           tmp[GR_PATH_MAX] = "";
 
     st = read_ids(run->cfg->evaluate.ids, model->spec.vocab, &ids, &n, &len);
-    if (st == GR_OK) st = gr_path(path, "%s/logits.h5", run->cfg->run.out);
     if (st == GR_OK) st = gr_windows_open(&w, run->ops, NULL, NULL, len);
     if (st == GR_OK && gr_comm_rank(c) == 0) {
         const int64_t dim[] = {n, len, model->spec.vocab};
-        st = gr_mkdirs(run->cfg->run.out);
-        if (st == GR_OK) st = gr_h5_create(&f, path, "raw-logits");
+        st = gr_h5_create(&f, path, "raw-logits");
         if (st == GR_OK) st = gr_h5_set_str(f, NULL, "weights", model->source);
         if (st == GR_OK) st = gr_h5_set_str(f, NULL, "config", run->config_text);
         if (st == GR_OK) st = gr_h5_reserve(f, "logits", GR_F32, 3, dim);

@@ -1,4 +1,5 @@
 #include "train/steps.h"
+#include "util/beat.h"
 #include "util/mem.h"
 
 struct gr_aligner {
@@ -123,6 +124,7 @@ gr_status gr_align_step(gr_aligner *a, gr_loader *loader, gr_step *done)
     const int64_t n = gr_loader_micros(loader, t->step);
     gr_batch      batch;
 
+    gr_beat_step(t->step + 1);
     gr_params_zero_grad(t->model->params);
     t->ops->zero(t->sum, NULL);
     for (int64_t i = 0; i < n && t->local == GR_OK; i++) {

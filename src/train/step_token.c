@@ -1,5 +1,6 @@
 #include "loss/token.h"
 #include "train/steps.h"
+#include "util/beat.h"
 
 /* Forward, loss and backward of one micro-batch; sums and gradients are added to what is there. */
 static gr_status learn(gr_trainer *t, const gr_batch *b, double kl)
@@ -28,6 +29,7 @@ gr_status gr_token_step(gr_trainer *t, gr_loader *loader, double kl, gr_step *do
     double       *s = t->host_sum;
     gr_batch      batch;
 
+    gr_beat_step(t->step + 1);
     gr_params_zero_grad(t->model->params);
     t->ops->zero(t->sum, NULL);
     for (int64_t i = 0; i < n && t->local == GR_OK; i++) {

@@ -6,40 +6,39 @@
 #include <stdio.h>
 #include <string.h>
 
+/* What ranks tell each other beside the sums of a step: no message of its own for any of it. */
+enum { STOP, FAILED, WRITING, LATE, N_SAYS };
+
 /* ---- checkpoints ----------------------------------------------------------------------------- */
 
-static const char *const part_name[] = {"value", "adam_m", "adam_v"};
+enum { N_PART = 3, PIECE_NAME = GR_NAME_MAX + 16 };
+static const char *const part_name[N_PART] = {GR_VALUE_PREFIX, "adam_m:", "adam_v:"};
 
 static gr_tensor part_of(const gr_param *p, int part)
 {
     return part == 0 ? p->value : part == 1 ? p->m : p->v;
 }
 
-/* The pieces of all trainable parameters: value and both moments. With `mine`, only those this rank writes. Host
- * buffers: the values themselves on cpu. */
-static gr_status list_pieces(const gr_trainer *t, bool mine, gr_ckpt_piece **out, char **names, int64_t *n_out)
+/* The pieces of all trainable parameters, whole: value and both moments. Host buffers: the values themselves on cpu. */
+static gr_status list_pieces(const gr_trainer *t, gr_ckpt_piece **out, char **names, int64_t *n_out)
 {
     gr_status        st = GR_OK;
     const gr_params *ps = t->model->params;
     gr_ckpt_piece   *piece = NULL;
     char            *name = NULL;
-    int64_t          n = 0, slot = 0;
+    int64_t          n = 0;
 
-    GR_TRY(gr_alloc(&piece, (uint64_t)ps->n * 3, sizeof *piece, "checkpoint plan"));
-    GR_TRY(gr_alloc(&name, (uint64_t)ps->n * 3, GR_NAME_MAX + 8, "checkpoint plan"));
+    GR_TRY(gr_alloc(&piece, (uint64_t)ps->n * N_PART, sizeof *piece, "checkpoint plan"));
+    GR_TRY(gr_alloc(&name, (uint64_t)ps->n * N_PART, PIECE_NAME, "checkpoint plan"));
     for (int64_t i = 0; i < ps->n; i++)
-        for (int part = 0; part < 3 && ps->p[i].grad.data; part++, slot++) {
+        for (int part = 0; part < N_PART && ps->p[i].grad.data; part++, n++) {
             const gr_param *p = &ps->p[i];
-            char           *label = name + slot * (GR_NAME_MAX + 8);
-            if (mine && slot % gr_comm_size(t->run->comm) != gr_comm_rank(t->run->comm)) continue;
-            snprintf(label, GR_NAME_MAX + 8, "%s:%s", part_name[part], p->name);
-            piece[n] = (gr_ckpt_piece){.name = label,
-                                       .dtype = GR_F32,
-                                       .rank = p->rank,
-                                       .first = 0,
-                                       .count = p->dim[0],
-                                       .data = part_of(p, part).data};
-            memcpy(piece[n++].dim, p->dim, sizeof p->dim);
+            char           *label = name + n * PIECE_NAME;
+
+            snprintf(label, PIECE_NAME, "%s%s", part_name[part], p->name);
+            piece[n] = (gr_ckpt_piece){
+                .name = label, .dtype = GR_F32, .rank = p->rank, .count = p->dim[0], .data = part_of(p, part).data};
+            memcpy(piece[n].dim, p->dim, sizeof p->dim);
         }
     *out = piece;
     *names = name;
@@ -68,12 +67,12 @@ static gr_status resume(gr_trainer *t)
     GR_TRY(gr_json_get_str(meta, "checkpoint meta", "config", &config));
     GR_TRY(gr_json_get_str(meta, "checkpoint meta", "inputs", &inputs));
     GR_TRY(gr_json_get_int(meta, "checkpoint meta", "tokens", 0, INT64_MAX, &t->tokens));
-    GR_TRY(gr_same_config(t->run->config_text, config, "the newest checkpoint"));
+    GR_TRY(gr_same_config(t->run, config, "the newest checkpoint"));
     GR_CHECK0(
         !strcmp(inputs, t->inputs), GR_ERR_INPUT,
         "the inputs changed since the newest checkpoint: it was made from %s, now there is %s; choose another run.out",
         inputs, t->inputs);
-    st = list_pieces(t, false, &piece, &names, &n);
+    st = list_pieces(t, &piece, &names, &n);
     for (int64_t i = 0; st == GR_OK && i < n; i++) st = gr_ckpt_read(ck, &piece[i]);
     GR_TRY(gr_agree(t->run->comm, st));
     t->step = gr_ckpt_step(ck);
@@ -86,23 +85,93 @@ out:
     return st;
 }
 
-static gr_status save(gr_trainer *t)
+/* What the manifest keeps beside the tensors: how to resume, and how to read it as a model (store/weights.h). */
+static gr_status describe(const gr_trainer *t, char **text)
 {
-    gr_status      st = GR_OK;
-    gr_ckpt_piece *piece = NULL;
-    char          *names = NULL, *text = NULL;
-    json_t        *meta = json_pack("{s:s, s:s, s:s, s:I}", "program", t->run->program, "config", t->run->config_text,
-                                    "inputs", t->inputs, "tokens", (json_int_t)t->tokens);
-    const double   start = gr_now();
-    int64_t        n = 0;
+    gr_status             st = GR_OK;
+    const gr_model       *m = t->model;
+    const gr_weights_base base = {.config_json = m->config_json,
+                                  .pattern = m->pattern,
+                                  .path = m->source_path,
+                                  .content = m->source,
+                                  .tokenizer = t->run->cfg->start.tokenizer,
+                                  .tokenizer_json = m->tokenizer_json};
+    json_t               *model = NULL, *meta = NULL;
 
-    st = list_pieces(t, true, &piece, &names, &n);
-    if (st == GR_OK) st = gr_json_dump(meta, 0, &text);
-    GR_TRY(gr_agree(t->run->comm, st));
-    GR_TRY(gr_ckpt_save(t->ckpt, t->step, piece, n, text, (int)t->run->cfg->checkpoint.keep));
-    t->saving_s = gr_now() - start;
+    GR_TRY(gr_weights_refer(&base, &model));
+    meta = json_pack("{s:s, s:s, s:s, s:I, s:O}", "program", t->run->program, "config", t->run->config_text, "inputs",
+                     t->inputs, "tokens", (json_int_t)t->tokens, "model", model);
+    GR_TRY(gr_json_dump(meta, 0, text));
 out:
+    json_decref(model);
     json_decref(meta);
+    return st;
+}
+
+/* A save that fails in the middle of a run is not the end of it. */
+static gr_status outcome(const gr_trainer *t, gr_status st)
+{
+    if (st == GR_ERR_SAVE) {
+        gr_log0("step %lld: no checkpoint; training goes on, the older ones are intact", (long long)t->saving);
+        return GR_OK;
+    }
+    return st;
+}
+
+static gr_status publish(gr_trainer *t)
+{
+    gr_status st = GR_OK;
+
+    if (gr_ckpt_phase_of(t->ckpt) != GR_CKPT_WRITING) return GR_OK;
+    GR_TRY(gr_ckpt_publish(t->ckpt));
+    gr_log0("step %lld saved: %.1f MB in %.2f s", (long long)gr_ckpt_last(t->ckpt)->step,
+            (double)gr_ckpt_last(t->ckpt)->bytes * 1e-6, gr_ckpt_last(t->ckpt)->seconds);
+out:
+    return outcome(t, st);
+}
+
+static gr_status settle(gr_trainer *t)
+{
+    const gr_status st = gr_ckpt_settle(t->ckpt);
+
+    if (st == GR_ERR_SAVE) t->again = true;
+    return outcome(t, st);
+}
+
+/* The next phase of what is under way, without waiting: the writers are done. */
+static gr_status advance(gr_trainer *t)
+{
+    const double    start = gr_now();
+    const gr_status st = gr_ckpt_phase_of(t->ckpt) == GR_CKPT_WRITING ? publish(t) : settle(t);
+
+    t->written = false;
+    t->saving_s += gr_now() - start;
+    return st;
+}
+
+/* `last`: wait until it is there; there is no training beside which it could be written. */
+static gr_status save(gr_trainer *t, bool last)
+{
+    gr_status            st = GR_OK;
+    const gr_cfg_checkpoint *cfg = &t->run->cfg->checkpoint;
+    gr_ckpt_piece       *piece = NULL;
+    char                *names = NULL, *text = NULL;
+    const double         start = gr_now();
+    int64_t              n = 0;
+
+    GR_TRY(publish(t));
+    GR_TRY(settle(t));
+    t->saving = t->step;
+    t->save_begun_s = start;
+    t->again = t->written = false;
+    st = list_pieces(t, &piece, &names, &n);
+    if (st == GR_OK) st = describe(t, &text);
+    GR_TRY(gr_agree(t->run->comm, st));
+    gr_ckpt_deal(piece, n, gr_comm_rank(t->run->comm), gr_comm_size(t->run->comm));
+    st = (last || !cfg->async ? gr_ckpt_save : gr_ckpt_begin)(t->ckpt, t->step, piece, n, text, (int)cfg->keep);
+    if (!last) st = outcome(t, st);
+    t->saving_s += gr_now() - start;
+out:
     gr_free(&text);
     gr_free(&names);
     gr_free(&piece);
@@ -126,11 +195,11 @@ gr_status gr_trainer_open(gr_trainer **out, gr_run *run, gr_model *model, const 
         t->model = model;
         snprintf(t->inputs, sizeof t->inputs, "weights %s teacher %s text %s logits %s", model->source,
                  teacher ? teacher->source : "-", gr_shards_digest(gr_loader_shards(loader)),
-                 logits ? gr_logits_spec_of(logits)->teacher : "-");
+                 logits ? gr_logits_digest(logits) : "-");
         t->n_sum = n_sum;
         t->sum = gr_view1(NULL, GR_F64, n_sum);
         st = run->ops->alloc(&t->sum.data, (uint64_t)n_sum * sizeof(double), "sums");
-        if (st == GR_OK) st = gr_alloc(&t->host_sum, (uint64_t)n_sum + 2, sizeof(double), "sums");
+        if (st == GR_OK) st = gr_alloc(&t->host_sum, (uint64_t)n_sum + N_SAYS, sizeof(double), "sums");
     }
     GR_TRY(gr_agree(run->comm, st));
     GR_TRY(gr_path(path, "%s/ckpt", run->cfg->run.out));
@@ -144,7 +213,7 @@ gr_status gr_trainer_open(gr_trainer **out, gr_run *run, gr_model *model, const 
     gr_log0("%s: %.3f M parameters, %.3f M of them trained; %d ranks, %d threads each", run->program,
             (double)gr_params_total(model->params) * 1e-6, (double)gr_params_trainable(model->params) * 1e-6,
             gr_comm_size(run->comm), run->threads);
-    t->step_start_s = gr_now();
+    t->step_start_s = t->save_begun_s = gr_now();
     *out = t;
     t = NULL;
 out:
@@ -169,17 +238,29 @@ bool gr_trainer_more(const gr_trainer *t, const gr_step *done)
     return t->step < t->run->cfg->train.steps && !done->stop;
 }
 
+/* [rank 0 decides] */
+static bool overdue(const gr_trainer *t)
+{
+    const double minutes = t->run->cfg->checkpoint.minutes;
+
+    return gr_comm_rank(t->run->comm) == 0 && minutes > 0 && gr_now() - t->save_begun_s >= 60 * minutes;
+}
+
 gr_status gr_trainer_reduce(gr_trainer *t, bool *stop)
 {
     gr_status st = GR_OK;
-    double   *s = t->host_sum;
+    double   *s = t->host_sum, *says = s + t->n_sum;
 
     t->ops->copy(s, t->sum.data, (uint64_t)t->n_sum * sizeof *s, GR_TO_HOST, NULL);
-    s[t->n_sum] = gr_stop_requested();
-    s[t->n_sum + 1] = t->local != GR_OK;
-    gr_sum_f64(t->run->comm, s, t->n_sum + 2);
-    if (s[t->n_sum + 1] > 0) GR_TRY(gr_agree(t->run->comm, t->local));
-    *stop = s[t->n_sum] > 0;
+    says[STOP] = gr_stop_requested();
+    says[FAILED] = t->local != GR_OK;
+    says[WRITING] = gr_ckpt_phase_of(t->ckpt) != GR_CKPT_IDLE && !gr_ckpt_written(t->ckpt);
+    says[LATE] = overdue(t);
+    gr_sum_f64(t->run->comm, s, t->n_sum + N_SAYS);
+    if (says[FAILED] > 0) GR_TRY(gr_agree(t->run->comm, t->local));
+    *stop = says[STOP] > 0;
+    t->written = gr_ckpt_phase_of(t->ckpt) != GR_CKPT_IDLE && says[WRITING] == 0;
+    t->late = says[LATE] > 0;
 out:
     return st;
 }
@@ -206,7 +287,8 @@ out:
 
 static void record(gr_trainer *t, const gr_step *done, double seconds)
 {
-    gr_metrics *m = t->metrics;
+    gr_metrics          *m = t->metrics;
+    const gr_ckpt_saved *saved = gr_ckpt_last(t->ckpt);
 
     gr_metrics_begin(m, t->step);
     gr_metrics_num(m, "loss", done->loss);
@@ -223,6 +305,12 @@ static void record(gr_trainer *t, const gr_step *done, double seconds)
     gr_metrics_num(m, "tokens_per_s", (double)done->tokens / seconds);
     gr_metrics_num(m, "seconds", seconds);
     if (t->saving_s > 0) gr_metrics_num(m, "saving_s", t->saving_s);
+    if (saved->step != t->told) {
+        gr_metrics_int(m, "saved_step", saved->step);
+        gr_metrics_num(m, "writer_s", saved->seconds);
+        gr_metrics_int(m, "writer_bytes", saved->bytes);
+        t->told = saved->step;
+    }
     if (t->local == GR_OK) t->local = gr_metrics_end(m);
     t->saving_s = 0;
 }
@@ -244,13 +332,9 @@ gr_status gr_trainer_after(gr_trainer *t, const gr_step *done)
     if (t->step % cfg->train.log_every == 0 || last)
         gr_log0("step %lld/%lld  loss %.5f  lr %.2e  |g| %.3f  %.0f tokens/s", (long long)t->step,
                 (long long)cfg->train.steps, done->loss, done->lr, done->grad_norm, (double)done->tokens / seconds);
-    if (t->step % cfg->checkpoint.every == 0 || last) {
-        st = save(t);
-        if (st == GR_ERR_SAVE && !last) {
-            gr_log0("step %lld: no checkpoint; training goes on, the older ones are intact", (long long)t->step);
-            st = GR_OK;
-        }
-    }
+    if (t->written) GR_TRY(advance(t));
+    if (t->step % cfg->checkpoint.every == 0 || t->late || t->again || last) GR_TRY(save(t, last));
+out:
     return st;
 }
 

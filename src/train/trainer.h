@@ -6,18 +6,18 @@
  *     run.out/config.yaml       the resolved configuration
  *     run.out/weights.h5        the product; written last: while it is absent the run is not finished
  *
- * A program that finds its own product, made with the same configuration, has nothing to do. A product or a checkpoint
- * of another configuration is an error, except for keys that cannot change the result (outputs, threads, intervals).
+ * A checkpoint of another configuration is an error, except for keys that cannot change the result, as is a product
+ * (product/product.h).
  */
 #ifndef GR_TRAIN_TRAINER_H
 #define GR_TRAIN_TRAINER_H
 #include "data/loader.h"
 #include "model/model.h"
 #include "optim/optim.h"
+#include "product/product.h"
 #include "run/metrics.h"
 #include "run/run.h"
 #include "store/checkpoint.h"
-#include "train/product.h"
 
 GR_C_BEGIN
 
@@ -39,13 +39,20 @@ typedef struct gr_trainer {
     gr_model     *model; /**< what is trained; borrowed                                                    */
     gr_ckpt_dir  *ckpt;
     gr_metrics   *metrics;
-    char inputs[192];   /**< seals and digests of what it learns from: "weights ... teacher ... text ... logits ..." */
+    char inputs[192];   /**< contents of what it learns from: "weights ... teacher ... text ... logits ..." */
     gr_tensor sum;      /**< F64 [n_sum] on the backend: sums of a step                                    */
-    double   *host_sum; /**< the same on the host, one more for "stop" and one for "error"                */
+    double   *host_sum; /**< the same on the host, and what ranks tell each other beside it (trainer.c)     */
     int64_t   n_sum;
     int64_t   step;   /**< steps done                                                                   */
     int64_t   tokens; /**< positions trained on so far                                                  */
-    double    step_start_s, saving_s;
+    double    step_start_s;
+    double    saving_s;     /**< training waited so long for saving since the last record                       */
+    double    save_begun_s; /**< the last save, or the start                                                    */
+    bool      written;      /**< all ranks: the writers are done                                                */
+    bool      late;         /**< all ranks: checkpoint.minutes have passed                                      */
+    bool      again;        /**< all ranks: the last checkpoint read back damaged                               */
+    int64_t   saving;       /**< step of the last save that was begun                                           */
+    int64_t   told;         /**< step of the last checkpoint in metrics.jsonl                                   */
     gr_status local; /**< error of this rank that the next reduction will carry to all                 */
 } gr_trainer;
 
@@ -66,8 +73,9 @@ gr_status gr_trainer_reduce(gr_trainer *t, bool *stop);
 /** [collective] Reduce gradients over ranks, clip, update. grad_scale turns the sum into a mean. */
 gr_status gr_trainer_update(gr_trainer *t, double grad_scale, gr_step *done);
 
-/** [collective] Count the step, record it, save a checkpoint when due. GR_ERR_SAVE only after the last attempt failed
- * at the end of the run. */
+/** [collective] Count the step, record it, publish what the writers have finished, begin a checkpoint when due: every
+ * checkpoint.every steps, after checkpoint.minutes, and when one was read back damaged. At the end of the run, and when
+ * asked to stop, wait until the last one is there. GR_ERR_SAVE only if that one failed. */
 gr_status gr_trainer_after(gr_trainer *t, const gr_step *done);
 
 /** [local] True when held-out text is to be looked at now: every heldout.every steps and after the last. */

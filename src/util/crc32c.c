@@ -41,17 +41,77 @@ uint32_t gr_crc32c_portable(uint32_t crc, const void *data, size_t n)
     return ~crc;
 }
 
-#if defined                                       __x86_64__
+/* ---- combination ----------------------------------------------------------------------------- */
+
+/* Product of two polynomials modulo `poly`, bits reversed: bit 31 is 1, bit 30 is x. */
+static uint32_t multiply(uint32_t a, uint32_t b)
+{
+    uint32_t product = 0;
+
+    for (int i = 31; i >= 0; i--) {
+        product ^= -(a >> i & 1) & b;
+        b = b >> 1 ^ (-(b & 1) & poly);
+    }
+    return product;
+}
+
+/* What n zero bytes do to a checksum: x^(8 n). */
+static uint32_t zeros(uint64_t n)
+{
+    uint32_t power = 1u << 31, x = 1u << 23;
+
+    for (; n; n >>= 1, x = multiply(x, x))
+        if (n & 1) power = multiply(power, x);
+    return power;
+}
+
+uint32_t gr_crc32c_combine(uint32_t a, uint32_t b, uint64_t n)
+{
+    return multiply(zeros(n), a) ^ b;
+}
+
+/* ---- hardware -------------------------------------------------------------------------------- */
+
+#if defined __x86_64__
+enum { LANE = 8192 }; /* the instruction starts every cycle and takes three: three lanes side by side */
+
+static uint32_t       one_lane, two_lanes;
+static pthread_once_t lanes_once = PTHREAD_ONCE_INIT;
+
+static void lanes_fill(void)
+{
+    one_lane = zeros(LANE);
+    two_lanes = zeros(2 * LANE);
+}
+
+static uint64_t load(const uint8_t *p)
+{
+    uint64_t word;
+
+    memcpy(&word, p, sizeof word); /* p need not be aligned */
+    return word;
+}
+
+__attribute__((target("sse4.2"))) static uint32_t three_lanes(uint32_t crc, const uint8_t *p)
+{
+    uint64_t a = crc, b = 0, c = 0;
+
+    for (int i = 0; i < LANE; i += 8) {
+        a = _mm_crc32_u64(a, load(p + i));
+        b = _mm_crc32_u64(b, load(p + i + LANE));
+        c = _mm_crc32_u64(c, load(p + i + 2 * LANE));
+    }
+    return multiply(two_lanes, (uint32_t)a) ^ multiply(one_lane, (uint32_t)b) ^ (uint32_t)c;
+}
+
 __attribute__((target("sse4.2"))) static uint32_t crc32c_sse42(uint32_t crc, const void *data, size_t n)
 {
     const uint8_t *p = data;
-    uint64_t       c = ~crc;
+    uint64_t       c = (uint32_t)~crc;
 
-    for (; n >= 8; n -= 8, p += 8) {
-        uint64_t word;
-        memcpy(&word, p, 8); /* p need not be aligned */
-        c = _mm_crc32_u64(c, word);
-    }
+    if (n >= 3 * LANE) pthread_once(&lanes_once, lanes_fill);
+    for (; n >= 3 * LANE; n -= 3 * LANE, p += 3 * LANE) c = three_lanes((uint32_t)c, p);
+    for (; n >= 8; n -= 8, p += 8) c = _mm_crc32_u64(c, load(p));
     for (; n; n--, p++) c = _mm_crc32_u8((uint32_t)c, *p);
     return ~(uint32_t)c;
 }

@@ -1,4 +1,5 @@
 #include "util/fs.h"
+#include "util/beat.h"
 #include "util/mem.h"
 #include <dirent.h>
 #include <errno.h>
@@ -34,6 +35,7 @@ out:
 gr_status gr_open_input(const char *path, int *fd, uint64_t *size)
 {
     gr_status   st = GR_OK;
+    const char *before = gr_beat("opening a file");
     struct stat sb;
     int         file;
 
@@ -44,6 +46,7 @@ gr_status gr_open_input(const char *path, int *fd, uint64_t *size)
     *fd = file;
     *size = (uint64_t)sb.st_size;
 out:
+    gr_beat(before);
     if (st != GR_OK && file >= 0) close(file);
     return st;
 }
@@ -68,6 +71,17 @@ out:
     return st;
 }
 
+static gr_status sync_file(int fd, const char *path)
+{
+    gr_status   st = GR_OK;
+    const char *before = gr_beat("fsync");
+
+    GR_CHECK(!fsync(fd), GR_ERR_IO, "%s: fsync: %s", path, strerror(errno));
+out:
+    gr_beat(before);
+    return st;
+}
+
 gr_status gr_write_file(const char *path, const void *data, uint64_t n)
 {
     gr_status st = GR_OK;
@@ -79,7 +93,7 @@ gr_status gr_write_file(const char *path, const void *data, uint64_t n)
     fd = open(tmp, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
     GR_CHECK(fd >= 0, GR_ERR_IO, "%s: %s", tmp, strerror(errno));
     GR_TRY(gr_pwrite_all(fd, data, n, 0, tmp));
-    GR_CHECK(!fsync(fd), GR_ERR_IO, "%s: fsync: %s", tmp, strerror(errno));
+    GR_TRY(sync_file(fd, tmp));
     failed = close(fd);
     fd = -1;
     GR_CHECK(!failed, GR_ERR_IO, "%s: close: %s", tmp, strerror(errno));
@@ -92,8 +106,9 @@ out:
 
 gr_status gr_pread_all(int fd, void *data, uint64_t n, uint64_t offset, const char *path)
 {
-    gr_status st = GR_OK;
-    char     *p = data;
+    gr_status   st = GR_OK;
+    const char *before = gr_beat("reading");
+    char       *p = data;
 
     while (n > 0) {
         const ssize_t k = pread(fd, p, n < PIECE ? n : PIECE, (off_t)offset);
@@ -103,15 +118,17 @@ gr_status gr_pread_all(int fd, void *data, uint64_t n, uint64_t offset, const ch
         p += k;
         offset += (uint64_t)k;
         n -= (uint64_t)k;
+        gr_beat_again();
     }
 out:
+    gr_beat(before);
     return st;
 }
 
 gr_status gr_pwrite_all(int fd, const void *data, uint64_t n, uint64_t offset, const char *path)
 {
     gr_status   st = GR_OK;
-    const char *p = data;
+    const char *before = gr_beat("writing"), *p = data;
 
     while (n > 0) {
         const ssize_t k = pwrite(fd, p, n < PIECE ? n : PIECE, (off_t)offset);
@@ -121,8 +138,10 @@ gr_status gr_pwrite_all(int fd, const void *data, uint64_t n, uint64_t offset, c
         p += k;
         offset += (uint64_t)k;
         n -= (uint64_t)k;
+        gr_beat_again();
     }
 out:
+    gr_beat(before);
     return st;
 }
 
@@ -158,7 +177,7 @@ gr_status gr_fsync_path(const char *path)
     const int fd = open(path, O_RDONLY | O_CLOEXEC);
 
     GR_CHECK(fd >= 0, GR_ERR_IO, "%s: %s", path, strerror(errno));
-    GR_CHECK(!fsync(fd), GR_ERR_IO, "%s: fsync: %s", path, strerror(errno));
+    GR_TRY(sync_file(fd, path));
 out:
     if (fd >= 0) close(fd);
     return st;
@@ -195,13 +214,15 @@ gr_status gr_temporary(char dst[GR_PATH_MAX], const char *path)
 
 gr_status gr_publish(const char *from, const char *to)
 {
-    gr_status st = GR_OK;
-    char      dir[GR_PATH_MAX];
+    gr_status   st = GR_OK;
+    const char *before = gr_beat("renaming");
+    char        dir[GR_PATH_MAX];
 
     GR_TRY(gr_dirname(dir, to));
     GR_CHECK(!rename(from, to), GR_ERR_IO, "%s: rename to %s: %s", from, to, strerror(errno));
     GR_TRY(gr_fsync_path(dir));
 out:
+    gr_beat(before);
     return st;
 }
 

@@ -140,7 +140,7 @@ gr_status gr_check_export(gr_checker *k, gr_tasks *tasks, const char *dir)
     gr_text   facts = {0};
 
     GR_TRY(gr_path(path, "%s/config.json", dir));
-    GR_TRY(gr_path(mark, "%s/graft.json", dir));
+    GR_TRY(gr_path(mark, "%s/files.json", dir));
     st = gr_read_file(path, CONFIG_BYTES, &text, &n);
     if (st == GR_OK) st = gr_json_parse(text, n, path, &config);
     if (st == GR_OK) st = check_tensors(dir, path, text, config, &facts);

@@ -1,5 +1,6 @@
 /* Files that stand by themselves: weights and other sealed HDF5, JSON. */
 #include "model/model.h"
+#include "product/identity.h"
 #include "store/finite.h"
 #include "store/h5.h"
 #include "store/json_seal.h"
@@ -14,42 +15,42 @@ enum { PIECE_BYTES = 4 << 20 /* read at once: stays in a cache */ };
 
 /* ---- where it comes from -------------------------------------------------------------------------------- */
 
-/* One entry: a path, and the seal that the file had then. `how`: "made from". */
-static void trace(gr_checker *k, const char *how, const char *path, const char *seal, gr_text *t)
+/* One entry: a path, and what was there then (product/identity.h). `how`: "made from". */
+static void trace(gr_checker *k, const char *how, const char *path, const char *content, gr_text *t)
 {
-    gr_seal now;
+    gr_identity now;
 
-    if (!*seal) {
-        gr_text_add(t, "\n%s %s, which is not a Graft file", how, path);
-    } else if (!gr_exists(path)) {
-        gr_text_add(t, "\n%s %s (seal %s), which is not there", how, path, seal);
-    } else if (gr_seal_read(path, NULL, &now) != GR_OK) {
-        gr_text_add(t, "\n%s %s (seal %s), which is there but is no sound Graft file", how, path, seal);
+    gr_text_add(t, "\n%s %s (content %s), which is ", how, path, content);
+    if (gr_identify(&now, path) != GR_OK) {
+        gr_text_add(t, "there, but damaged");
         *k->cause = 0; /* a remark, not an error */
-    } else if (strcmp(now.id, seal) != 0) {
-        gr_text_add(t, "\n%s %s (seal %s), which is there but different (seal %s)", how, path, seal, now.id);
+    } else if (!*now.hex) {
+        gr_text_add(t, "not there");
+    } else if (strcmp(now.hex, content) != 0) {
+        gr_text_add(t, "there, but different (content %s)", now.hex);
     } else {
-        gr_text_add(t, "\n%s %s (seal %s), which is there and unchanged", how, path, seal);
+        gr_text_add(t, "there and unchanged");
     }
 }
 
-gr_status gr_lineage(gr_checker *k, const char *inputs, const char *name, gr_text *t)
+gr_status gr_lineage(gr_checker *k, const json_t *inputs, const char *name, gr_text *t)
 {
     gr_status   st = GR_OK;
-    json_t     *tree = NULL, *v;
-    const char *key, *path, *seal;
+    const char *key, *path, *content;
+    json_t     *v;
 
-    GR_TRY(gr_json_parse(inputs, strlen(inputs), name, &tree));
-    GR_CHECK(json_is_object(tree), GR_ERR_INPUT, "%s: inputs: not a JSON object", name);
-    json_object_foreach(tree, key, v)
+    GR_CHECK(json_is_object(inputs), GR_ERR_INPUT, "%s: inputs: not a JSON object", name);
+    json_object_foreach((json_t *)(uintptr_t)inputs, key, v)
     {
         path = json_string_value(json_object_get(v, "path"));
-        seal = json_string_value(json_object_get(v, "seal"));
-        if (path && seal) trace(k, "made from", path, seal, t);
+        content = json_string_value(json_object_get(v, "content"));
+        if (path && content)
+            trace(k, "made from", path, content, t);
+        else
+            gr_text_add(t, "\nmade from %zu files and patterns (%s)", json_array_size(json_object_get(v, "path")), key);
     }
     st = t->st;
 out:
-    json_decref(tree);
     return st;
 }
 
@@ -154,16 +155,19 @@ static gr_status add_provenance(gr_checker *k, const gr_weights *w, gr_text *fac
 {
     gr_status st = GR_OK;
     char     *program = NULL, *version = NULL, *commit = NULL, *created = NULL, *inputs = NULL;
+    json_t   *tree = NULL;
 
     GR_TRY(gr_weights_get(w, "program", &program));
     GR_TRY(gr_weights_get(w, "version", &version));
     GR_TRY(gr_weights_get(w, "commit", &commit));
     GR_TRY(gr_weights_get(w, "created", &created));
     GR_TRY(gr_weights_get(w, "inputs", &inputs));
-    gr_text_add(facts, "; seal %s; made by graft-%s %s (commit %s), %s", gr_weights_seal(w), program, version, commit,
-                created);
-    GR_TRY(gr_lineage(k, inputs, gr_weights_path(w), facts));
+    gr_text_add(facts, "; content %s; made by graft-%s %s (commit %s), %s", gr_weights_content(w), program, version,
+                commit, created);
+    GR_TRY(gr_json_parse(inputs, strlen(inputs), gr_weights_path(w), &tree));
+    GR_TRY(gr_lineage(k, tree, gr_weights_path(w), facts));
 out:
+    json_decref(tree);
     gr_free(&inputs);
     gr_free(&created);
     gr_free(&commit);
@@ -276,15 +280,15 @@ gr_status gr_check_json(gr_checker *k, const char *path, const char *kind, bool 
     uint64_t    n = 0;
     json_t     *tree = NULL;
     gr_text     facts = {0};
-    const char *weights = NULL, *seal = NULL;
+    const char *weights = NULL, *content = NULL;
 
     st = gr_read_file(path, GR_JSON_SEAL_LIMIT, &text, &n);
     if (st == GR_OK) st = sealed ? gr_json_unseal(text, n, path, &tree) : gr_json_parse(text, n, path, &tree);
     if (st == GR_OK) {
         if (!sealed) gr_text_add(&facts, "has no checksum");
         weights = json_string_value(json_object_get(tree, "weights"));
-        seal = json_string_value(json_object_get(tree, "seal"));
-        if (weights && seal) trace(k, "of", weights, seal, &facts);
+        content = json_string_value(json_object_get(tree, "content"));
+        if (weights && content) trace(k, "of", weights, content, &facts);
     }
     st = gr_judge(k, st, kind, path, facts.s ? facts.s : "");
     gr_text_close(&facts);

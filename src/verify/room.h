@@ -20,7 +20,7 @@ typedef enum gr_task_kind {
     GR_TASK_SHARD,  /**< file `member` of a corpus whose index is sound                       */
     GR_TASK_LOGITS, /**< ... of a store of predictions                                        */
     GR_TASK_CKPT,   /**< ... of a checkpoint                                                  */
-    GR_TASK_EXPORT, /**< ... of those that graft.json lists                                   */
+    GR_TASK_EXPORT, /**< ... of those that files.json lists                                   */
     GR_N_TASK_KINDS
 } gr_task_kind;
 
@@ -45,7 +45,7 @@ typedef struct gr_checker {
     gr_shards     *shards;
     gr_logits     *logits;
     gr_ckpt       *ckpt;
-    json_t        *files; /**< `files` of an export's graft.json                            */
+    json_t        *files; /**< `files` of an export's files.json                            */
 } gr_checker;
 
 /* ---- findings (find.c) ---- */
@@ -105,10 +105,13 @@ gr_status gr_check_json(gr_checker *k, const char *path, const char *kind, bool 
 gr_status gr_check_config(gr_checker *k, const char *path, const char *made_with, int64_t *steps, int64_t *every);
 gr_status gr_check_metrics(gr_checker *k, const char *path, int64_t steps, int64_t saved, bool finished, int64_t *last);
 
-/** [rank 0] An exported directory: graft.json, headers, names; its files become tasks. */
+/** [rank 0] An exported directory: files.json, headers, names; its files become tasks. */
 gr_status gr_check_export(gr_checker *k, gr_tasks *tasks, const char *dir);
 
-/** "weights.h5 (seal ...), which is there and unchanged", for every entry of an attribute `inputs`. */
-gr_status gr_lineage(gr_checker *k, const char *inputs_json, const char *name, gr_text *out);
+/** [rank 0] The record of a stage, graft.json or FILE.h5.json: what it made is there, and is what it made. */
+gr_status gr_check_record(gr_checker *k, const char *path);
+
+/** "made from DIR (content ...), which is there and unchanged", a line for every entry of `inputs`. */
+gr_status gr_lineage(gr_checker *k, const json_t *inputs, const char *name, gr_text *out);
 
 #endif

@@ -19,7 +19,7 @@ void gr_store_close(gr_checker *k)
     *k->open_path = 0;
 }
 
-/* `files` of graft.json: {"model.safetensors": {"bytes": ..., "crc32c": "8 hex"}, ...} */
+/* `files` of files.json: {"model.safetensors": {"bytes": ..., "crc32c": "8 hex"}, ...} */
 static gr_status open_export(gr_checker *k, const char *dir)
 {
     gr_status   st = GR_OK;
@@ -29,7 +29,7 @@ static gr_status open_export(gr_checker *k, const char *dir)
     uint64_t    n = 0;
     int64_t     bytes;
 
-    GR_TRY(gr_path(path, "%s/graft.json", dir));
+    GR_TRY(gr_path(path, "%s/files.json", dir));
     GR_TRY(gr_read_file(path, GR_JSON_SEAL_LIMIT, &text, &n));
     GR_TRY(gr_json_unseal(text, n, path, &tree));
     v = json_object_get(tree, "files");
@@ -75,7 +75,7 @@ int64_t gr_store_members(const gr_checker *k)
     }
 }
 
-/* The name of exported file i, and what graft.json says of it. */
+/* The name of exported file i, and what files.json says of it. */
 static const char *exported(const gr_checker *k, int64_t i, json_t **says)
 {
     const char *name;
@@ -183,10 +183,10 @@ static gr_status check_exported(gr_checker *k, int64_t i, const char *path)
     expected = json_string_value(json_object_get(says, "crc32c"));
     GR_TRY(gr_crc32c_file(path, &bytes, &crc));
     GR_CHECK((json_int_t)bytes == json_integer_value(json_object_get(says, "bytes")), GR_ERR_INPUT,
-             "%s: %" PRIu64 " bytes, graft.json says %lld", path, bytes,
+             "%s: %" PRIu64 " bytes, files.json says %lld", path, bytes,
              (long long)json_integer_value(json_object_get(says, "bytes")));
     snprintf(found, sizeof found, "%08" PRIx32, crc);
-    GR_CHECK(!strcmp(found, expected), GR_ERR_INPUT, "%s: checksum %s, graft.json says %.8s", path, found, expected);
+    GR_CHECK(!strcmp(found, expected), GR_ERR_INPUT, "%s: checksum %s, files.json says %.8s", path, found, expected);
 out:
     return st;
 }

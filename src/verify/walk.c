@@ -109,6 +109,8 @@ static void skip(listing *l)
     static const char *const own[] = {".lock", ".generation"};
 
     for (size_t i = 0; i < sizeof own / sizeof *own; i++) take(l, own[i]);
+    for (int64_t i = 0; i < l->n; i++) /* the lock of what has the name without .lock; marks of verified checkpoints */
+        if (ends(l->name[i], ".lock") || numbered(l->name[i], ".verified-", "")) *l->name[i] = 0;
 }
 
 /* An index or manifest, and, when it is sound, a task for every file that it lists, there or not. */
@@ -178,16 +180,36 @@ static bool is_model_file(const char *name)
 static gr_status see_export(gr_checker *k, gr_tasks *u, listing *l)
 {
     gr_status st = GR_OK;
-    bool      any = holds(l, "graft.json");
+    bool      any = holds(l, "files.json");
 
     for (int64_t i = 0; i < l->n; i++) any = any || is_model_file(l->name[i]);
     if (!any) goto out;
     GR_TRY(gr_check_export(k, u, l->dir));
     for (int64_t i = 0; i < l->n; i++)
         if (is_model_file(l->name[i])) *l->name[i] = 0;
-    take(l, "graft.json");
+    take(l, "files.json");
     take(l, "config.json");
     take(l, "tokenizer.json");
+out:
+    return st;
+}
+
+/* A stage writes its record last: what has none is not finished. Weights alone are a model that someone put there. */
+static gr_status see_record(gr_checker *k, listing *l)
+{
+    static const char *const product[] = {"index.json", "results.json", "files.json", "config.yaml"};
+    gr_status                st = GR_OK;
+    bool                     any = false;
+    char                     path[GR_PATH_MAX];
+
+    GR_TRY(gr_path(path, "%s/graft.json", l->dir));
+    for (size_t i = 0; i < sizeof product / sizeof *product; i++)
+        any = any || (holds(l, product[i]) && (strcmp(product[i], "config.yaml") != 0 || holds(l, "weights.h5")));
+    if (holds(l, "graft.json"))
+        GR_TRY(gr_check_record(k, path));
+    else if (any)
+        GR_TRY(gr_find(k, GR_MISSING, "record", path, "written last: the stage is not finished, or it was removed"));
+    take(l, "graft.json");
 out:
     return st;
 }
@@ -222,7 +244,8 @@ static gr_status see_file(gr_checker *k, gr_tasks *u, const char *path)
     if (ends(name, ".h5")) return gr_tasks_add(u, GR_TASK_H5, 0, path, path);
     if (!strcmp(name, "results.json")) return gr_check_json(k, path, "results", true);
     if (!strcmp(name, "report.json")) return gr_check_json(k, path, "report", false);
-    if (!strcmp(name, "index.json") || !strcmp(name, "manifest.json") || !strcmp(name, "graft.json"))
+    if (!strcmp(name, "graft.json") || ends(name, ".h5.json")) return gr_check_record(k, path);
+    if (!strcmp(name, "index.json") || !strcmp(name, "manifest.json") || !strcmp(name, "files.json"))
         return gr_check_json(k, path, "index", true);
     if (!strcmp(name, "metrics.jsonl")) return gr_check_metrics(k, path, -1, -1, false, &last);
     if (!strcmp(name, "config.yaml")) return gr_check_config(k, path, NULL, &steps, &every);
@@ -258,6 +281,7 @@ static gr_status see_directory(gr_checker *k, gr_tasks *u, const char *dir, int 
     GR_TRY(gr_alloc(&path, 1, sizeof *path, "path"));
     if (l.n == 0) GR_TRY(gr_find(k, GR_REMARK, "", dir, "an empty directory"));
     skip(&l);
+    GR_TRY(see_record(k, &l));
     GR_TRY(see_stores(k, u, &l));
     GR_TRY(see_export(k, u, &l));
     GR_TRY(see_run(u, &l));

@@ -2,6 +2,7 @@
 drive=$GR_BUILD/tests/faults/drive_checkpoint
 dir=$GR_TEST_DIR out=$GR_TEST_DIR/out err=$GR_TEST_DIR/err bad=0
 rows=101
+mode="" # async: the run is to write beside its steps
 
 [ -x "$drive" ] || { echo "not built: $drive"; exit 1; }
 
@@ -26,9 +27,9 @@ train()
     local np=$1
     shift
     if [ "$np" = 0 ]; then
-        "$drive" "$@" $rows alone >"$out" 2>"$err"
+        "$drive" "$@" $rows alone $mode >"$out" 2>"$err"
     else
-        timeout -k 2 20 mpirun -n "$np" "$drive" "$@" $rows >"$out" 2>"$err"
+        timeout -k 2 20 mpirun -n "$np" "$drive" "$@" $rows $mode >"$out" 2>"$err"
     fi
     rc=$?
 }

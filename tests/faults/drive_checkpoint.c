@@ -1,10 +1,12 @@
 /* A training run in miniature, for the fault tests: exact arithmetic, so the final hash is the same on any number of
  * ranks and through any number of restarts.
  *
- *     drive_checkpoint DIR STEPS EVERY KEEP ROWS [alone]
+ *     drive_checkpoint DIR STEPS EVERY KEEP ROWS [alone] [async] [wait]
  *
  * Resumes from the newest checkpoint in DIR, goes on to STEPS, saves every EVERY steps and at the end. `alone`: one
- * process without MPI. Prints "resumed S", "saved S", "failed S", "final HASH"; exits with the code of the last save.
+ * process without MPI. `async`: written beside the steps. `wait`: after the start, print "ready" and wait for a line.
+ * Prints "resumed S", "saved S", "damaged S" (read back so), "failed S", "final HASH"; exits with the code of the last
+ * save.
  */
 #include "comm/comm.h"
 #include "store/checkpoint.h"
@@ -110,25 +112,100 @@ static int64_t hash(const trainer *t)
     return sum;
 }
 
-static gr_status run(trainer *t, const char *path, int64_t steps, int64_t every, int keep)
+typedef struct options {
+    int64_t     steps, every;
+    int         keep;
+    bool        alone, async, wait;
+    const char *path;
+} options;
+
+static void say(const trainer *t, const char *what, int64_t step)
 {
-    gr_status     st = GR_OK, saved = GR_OK;
-    gr_ckpt_dir  *d = NULL;
+    if (gr_comm_rank(t->c) == 0) printf("%s %" PRId64 "\n", what, step);
+    fflush(stdout);
+}
+
+/* All ranks: is there something to publish or to settle? */
+static bool all_written(const trainer *t, const gr_ckpt_dir *d)
+{
+    int64_t busy = !gr_ckpt_written(d);
+
+    if (gr_ckpt_phase_of(d) == GR_CKPT_IDLE) return false;
+    gr_max_i64(t->c, &busy, 1);
+    return !busy;
+}
+
+/* The next phase of what is under way: *saved is the outcome of step `step`. */
+static gr_status advance(const trainer *t, gr_ckpt_dir *d, int64_t step, gr_status *saved)
+{
+    gr_status st = GR_OK;
+
+    if (gr_ckpt_phase_of(d) == GR_CKPT_WRITING) {
+        st = *saved = gr_ckpt_publish(d);
+        say(t, st == GR_OK ? "saved" : "failed", step);
+    } else if (gr_ckpt_phase_of(d) == GR_CKPT_READING) {
+        st = gr_ckpt_settle(d);
+        if (st != GR_OK) *saved = st;
+        if (st != GR_OK) say(t, "damaged", step);
+    }
+    return st == GR_ERR_SAVE ? GR_OK : st;
+}
+
+/* Whatever is under way to its end. */
+static gr_status land(const trainer *t, gr_ckpt_dir *d, int64_t step, gr_status *saved)
+{
+    gr_status st = GR_OK;
+
+    while (st == GR_OK && gr_ckpt_phase_of(d) != GR_CKPT_IDLE) st = advance(t, d, step, saved);
+    return st;
+}
+
+static gr_status begin(trainer *t, gr_ckpt_dir *d, const options *o, gr_status *saved)
+{
+    gr_status     st = GR_OK;
     gr_ckpt_piece p[N];
     char          meta[64];
 
-    GR_TRY(gr_agree(t->c, start(t)));
-    GR_TRY(gr_ckpt_dir_open(&d, t->c, path));
-    GR_TRY(resume(t, d));
-    while (t->step < steps) {
-        train(t);
-        if (t->step % every && t->step < steps) continue;
-        snprintf(meta, sizeof meta, "{\"cursor\":%" PRId64 "}", t->step * 1000);
-        saved = gr_ckpt_save(d, t->step, p, pieces(t, p), meta, keep);
-        if (saved != GR_OK && saved != GR_ERR_SAVE) GR_TRY(saved);
-        if (gr_comm_rank(t->c) == 0) printf("%s %" PRId64 "\n", saved == GR_OK ? "saved" : "failed", t->step);
-        fflush(stdout);
+    snprintf(meta, sizeof meta, "{\"cursor\":%" PRId64 "}", t->step * 1000);
+    if (o->async) {
+        *saved = gr_ckpt_begin(d, t->step, p, pieces(t, p), meta, o->keep);
+        if (*saved == GR_ERR_SAVE) say(t, "failed", t->step);
+        if (*saved == GR_OK && gr_ckpt_phase_of(d) == GR_CKPT_IDLE) say(t, "saved", t->step); /* it was there */
+    } else {
+        *saved = gr_ckpt_save(d, t->step, p, pieces(t, p), meta, o->keep);
+        say(t, *saved == GR_OK ? "saved" : "failed", t->step);
     }
+    if (*saved != GR_OK && *saved != GR_ERR_SAVE) st = *saved;
+    return st;
+}
+
+static void wait_for_line(const trainer *t)
+{
+    int c = 0;
+
+    say(t, "ready", t->step);
+    while (c != EOF && c != '\n') c = getchar();
+}
+
+static gr_status run(trainer *t, const options *o)
+{
+    gr_status    st = GR_OK, saved = GR_OK;
+    gr_ckpt_dir *d = NULL;
+    int64_t      saving = 0;
+
+    GR_TRY(gr_agree(t->c, start(t)));
+    GR_TRY(gr_ckpt_dir_open(&d, t->c, o->path));
+    GR_TRY(resume(t, d));
+    if (o->wait) wait_for_line(t);
+    while (t->step < o->steps) {
+        train(t);
+        if (all_written(t, d)) GR_TRY(advance(t, d, saving, &saved));
+        if (t->step % o->every && t->step < o->steps) continue;
+        GR_TRY(land(t, d, saving, &saved));
+        saving = t->step;
+        GR_TRY(begin(t, d, o, &saved));
+    }
+    GR_TRY(land(t, d, saving, &saved));
     st = saved;
     if (st == GR_OK) {
         const int64_t h = hash(t);
@@ -143,21 +220,32 @@ out:
     return st;
 }
 
+static bool has(int argc, char **argv, const char *word)
+{
+    for (int i = 6; i < argc; i++)
+        if (!strcmp(argv[i], word)) return true;
+    return false;
+}
+
 int main(int argc, char **argv)
 {
     trainer   t = {0};
     gr_status st;
-    const int alone = argc == 7 && !strcmp(argv[6], "alone");
+    options   o = {.alone = has(argc, argv, "alone"), .async = has(argc, argv, "async"), .wait = has(argc, argv, "wait")};
 
-    if (argc != 6 + alone) {
-        fprintf(stderr, "usage: drive_checkpoint DIR STEPS EVERY KEEP ROWS [alone]\n");
+    if (argc != 6 + o.alone + o.async + o.wait) {
+        fprintf(stderr, "usage: drive_checkpoint DIR STEPS EVERY KEEP ROWS [alone] [async] [wait]\n");
         return 2;
     }
-    if (!alone && gr_comm_init(&t.c, &argc, &argv) != GR_OK) return 1;
-    gr_log_identity("drive_checkpoint", gr_comm_rank(t.c));
+    o.path = argv[1];
+    o.steps = strtoll(argv[2], NULL, 10);
+    o.every = strtoll(argv[3], NULL, 10);
+    o.keep = (int)strtol(argv[4], NULL, 10);
     t.rows = strtoll(argv[5], NULL, 10);
-    st = run(&t, argv[1], strtoll(argv[2], NULL, 10), strtoll(argv[3], NULL, 10), (int)strtol(argv[4], NULL, 10));
-    if (!alone) gr_comm_finalize(&t.c);
+    if (!o.alone && gr_comm_init(&t.c, &argc, &argv) != GR_OK) return 1;
+    gr_log_identity("drive_checkpoint", gr_comm_rank(t.c));
+    st = run(&t, &o);
+    if (!o.alone) gr_comm_finalize(&t.c);
     fflush(stdout);
     if (gr_mem_live() != 0) {
         fprintf(stderr, "%lld blocks leaked\n", (long long)gr_mem_live());

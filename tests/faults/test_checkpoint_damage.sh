@@ -33,7 +33,7 @@ train 0 "$dir/ckpt" 6 2 2
 
 for file in manifest.json shard-00000-of-00002.h5 shard-00001-of-00002.h5; do
     size=$(stat -c %s "$base/step-00000004/$file")
-    for how in shorter longer empty missing directory fifo older zeros other; do
+    for how in shorter longer empty missing directory fifo older smeared other; do
         fresh "$base"
         case $how in
         shorter)   truncate -s -1 "$new/$file" ;;
@@ -43,7 +43,7 @@ for file in manifest.json shard-00000-of-00002.h5 shard-00001-of-00002.h5; do
         directory) rm "$new/$file" && mkdir "$new/$file" ;;
         fifo)      rm "$new/$file" && mkfifo "$new/$file" ;;
         older)     cp "$dir/ckpt/step-00000002/$file" "$new/$file" ;; # complete in itself, but of step 2
-        zeros)     dd if=/dev/zero of="$new/$file" bs=1 seek=$((size / 2)) count=99 conv=notrunc status=none ;;
+        smeared)   head -c 99 /dev/zero | tr '\0' x | dd of="$new/$file" bs=1 seek=$((size / 2)) conv=notrunc status=none ;;
         other)     case $file in shard-00000*) cp "$new/shard-00001-of-00002.h5" "$new/$file" ;; shard-00001*) cp "$new/shard-00000-of-00002.h5" "$new/$file" ;; *) cp "$new/shard-00000-of-00002.h5" "$new/$file" ;; esac ;;
         esac
         falls_back 0 "$file $how"

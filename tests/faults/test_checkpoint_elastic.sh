@@ -5,6 +5,7 @@
 . "$(dirname "$0")/checkpoint.sh"
 
 want=$(golden 9)
+mode=async # tests/mpi/test_checkpoint.c has both
 for pair in 4:1 4:2 4:3 4:5 1:4; do
     rm -rf "$dir/ckpt"
     train ${pair%:*} "$dir/ckpt" 6 3 2

@@ -4,6 +4,7 @@
 #TEST timeout: 60
 . "$(dirname "$0")/checkpoint.sh"
 rows=30000 # 1.5 MB a checkpoint
+mode=${1:-}
 
 want=$(golden 6)
 

@@ -38,13 +38,18 @@ make_corpus() # text of the licence, one document a paragraph
         tokenize.tokenizer="$top/configs/demo/tokenizer.json"
 }
 
-make_model() # Transformer, trained for a moment so that it is not noise
+write_model_json()
 {
     cat >"$dir/model.json" <<'JSON'
 {"model_type": "qwen3", "vocab_size": 2048, "num_hidden_layers": 4, "hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 4,
  "num_key_value_heads": 2, "head_dim": 16, "max_position_embeddings": 128, "rms_norm_eps": 1e-6, "rope_theta": 10000,
  "hidden_act": "silu", "tie_word_embeddings": true, "initializer_range": 0.05}
 JSON
+}
+
+make_model() # Transformer, trained for a moment so that it is not noise
+{
+    write_model_json
     graft 2 extend run.out="$dir/teacher" start.config="$dir/model.json" start.tokenizer="$top/configs/demo/tokenizer.json" $tiny \
         train.steps=20 optim.lr=3e-3
 }

@@ -44,7 +44,7 @@ grep -q '"hybrid_override_pattern": "\*-GDN-\*-GDN"' "$dir/hf/config.json"
 graft 1 export run.out="$dir/hf" model.weights="$dir/distill2" 2>&1 | grep -q 'is complete: nothing to do'
 rc=0
 graft 1 export run.out="$dir/hf" model.weights="$dir/distill2" export.dtype=bf16 >"$dir/log" 2>&1 || rc=$?
-[ $rc -eq 2 ] && grep -q 'holds another export' "$dir/log"
+[ $rc -eq 2 ] && grep -q 'made with another configuration: export.dtype' "$dir/log"
 
 # The same text in another place is the same text: logits still fit. Other text is refused.
 graft 2 tokenize run.out="$dir/again" tokenize.inputs="$top/LICENSE" tokenize.document=paragraph tokenize.tokenizer="$top/configs/demo/tokenizer.json"

@@ -58,10 +58,10 @@ dir=$all
 state >"$dir/before"
 verify 0 "$dir/run" verify.report="$dir/report.json"
 state | cmp - "$dir/before"
-for kind in checkpoint config export hf-model logits metrics raw-logits results shard shards weights; do
+for kind in checkpoint config export hf-model logits metrics raw-logits record results shard shards weights; do
     grep -q "^ok  *$kind  *" "$dir/said" || { echo "no sound file of kind $kind"; cat "$dir/said"; exit 1; }
 done
-files=$(find "$dir/run" -type f ! -name ids.json ! -name model.json ! -name .lock ! -name .generation | wc -l)
+files=$(find "$dir/run" -type f ! -name ids.json ! -name model.json ! -name .lock ! -name .generation ! -name '.verified-*' | wc -l)
 found=$(grep -c '^ok ' "$dir/said")
 [ "$found" -eq $((files + 2)) ] || { echo "$files files and 2 exported directories, $found lines"; cat "$dir/said"; exit 1; }
 says 'which is there and unchanged'
@@ -71,8 +71,8 @@ grep -q '"verdict": "ok"' "$dir/report.json"
 cp "$dir/said" "$dir/deep"
 verify 0 verify.deep=false verify.all=true "$dir/run"
 says "ids.json: not a Graft file"
-verify 0 "$dir/run/align/weights.h5" "$dir/run/shards/shard-00000.h5" "$dir/run/eval/results.json" "$dir/run/shards/index.json"
-says '4 files'
+verify 0 "$dir/run/align/weights.h5" "$dir/run/shards/shard-00000.h5" "$dir/run/eval/results.json" "$dir/run/shards/index.json" "$dir/run/hf/graft.json"
+says '5 files'
 verify 0 "$dir/run/distill/ckpt/step-00000010/"
 
 # ---- what is not there ------------------------------------------------------------------------------
@@ -82,6 +82,7 @@ says "missing"
 mkdir "$dir/empty"
 verify 2 "$dir/empty"
 grep -q 'there is no Graft file' "$dir/log"
+says 'empty: an empty directory'
 
 # ---- damage -----------------------------------------------------------------------------------------
 
@@ -96,7 +97,10 @@ my $n = 0;
 
 # directory that is copied, the file in it, another one of its kind that cannot pass for it
 my @what = (
-    ['hybrid',   'weights.h5', ''],                  # another sound file of its kind is as good here
+    ['hybrid',   'weights.h5', 'teacher/weights.h5'],
+    ['hybrid',   'graft.json', 'align/graft.json'],
+    ['align',    'graft.json', 'distill/graft.json'],
+    ['shards',   'graft.json', 'other/graft.json'],
     ['align',    'weights.h5', 'distill/weights.h5'],
     ['align',    'config.yaml', 'distill/config.yaml'],
     ['align',    'metrics.jsonl', 'teacher/metrics.jsonl'],
@@ -110,6 +114,7 @@ my @what = (
     ['eval',     'results.json', ''],
     ['raw',      'logits.h5', ''],
     ['hf',       'graft.json', 'hf-teacher/graft.json'],
+    ['hf',       'files.json', 'hf-teacher/files.json'],
     ['hf',       'config.json', 'hf-teacher/config.json'],
     ['hf',       'model.safetensors.index.json', ''],
     ['hf',       'model-00001-of-00002.safetensors', 'hf/model-00002-of-00002.safetensors'],
@@ -153,7 +158,7 @@ for my $w (@what) {
     damage($from, $file, 'extend', sub { return $_[0] . "\0" });
     damage($from, $file, 'extend', sub { return $_[0] . $_[0] });
     damage($from, $file, 'empty', sub { return '' });
-    damage($from, $file, 'delete', undef) unless $from =~ /^(hybrid|eval|raw)$/; # an empty directory accuses nobody
+    damage($from, $file, 'delete', undef) unless "$from/$file" eq 'hybrid/graft.json'; # a model that someone put there has none
     damage($from, $file, 'swap', sub { return slurp("run/$other") }) if $other;
 }
 PERL
@@ -189,13 +194,6 @@ awk -F '\t' -v OFS='\t' '
         exit wrong
     }' said damages
 ! grep -qE 'Segmentation|Address not mapped|signal' log || { cat log; exit 1; }
-
-# A directory that has lost all it had is only remarked upon, unless it was asked for.
-for lost in hybrid/weights.h5 eval/results.json raw/logits.h5; do
-    mkdir -p "lost/${lost%/*}"
-    verify 2 "lost/${lost%/*}"
-    says "lost/${lost%/*}: an empty directory"
-done
 
 # One file alone, which all ranks check together.
 for copy in 0001 0002 0011 0016; do
@@ -238,6 +236,9 @@ says 'dying/fifo: neither a file nor a directory'
 says 'dying/loop: a symbolic link to a directory: not entered'
 rm dying/weights.h5
 verify 2 dying
+says 'dying/weights.h5: graft-align made this'
+rm dying/graft.json
+verify 2 dying
 says 'dying/weights.h5: all 10 steps are done, but this is not there'
 printf '{"step":7,"torn' >tail
 sed -n '1,7p' run/align/metrics.jsonl | cat - tail >dying/metrics.jsonl
@@ -253,8 +254,8 @@ says 'dying/ckpt: 7 steps are done, one is saved every 7, but none is there'
 
 mv run/hybrid/weights.h5 aside.h5
 verify 0 run/align
-says 'hybrid/weights.h5 (seal '
+says 'run/hybrid (content '
 says '), which is not there'
 cp run/align/weights.h5 run/hybrid/weights.h5
 verify 0 run/align
-says ', which is there but different (seal '
+says ', which is there, but different (content '

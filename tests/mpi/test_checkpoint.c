@@ -1,5 +1,5 @@
 /* Saved by n ranks in one cut, read back by n ranks in another: bitwise the same. Retention, scalars, ranks that own
- * nothing, pieces that do not fit together, another run's lock, failures on one rank. */
+ * nothing, pieces that do not fit together, another run's lock, failures on one rank; the same beside the training. */
 /*TEST
 np: 1 2 3 4
 timeout: 60
@@ -108,7 +108,9 @@ static bool right(const state *s, int each, int64_t step)
     return true;
 }
 
-static gr_status save(gr_ckpt_dir *d, const gr_comm *c, int64_t step, int keep)
+/* gr_ckpt_save or gr_ckpt_begin; what was passed is overwritten and freed at once. */
+static gr_status save_by(gr_status (*by)(gr_ckpt_dir *, int64_t, const gr_ckpt_piece *, int64_t, const char *, int),
+                         gr_ckpt_dir *d, const gr_comm *c, int64_t step, int keep)
 {
     state     s;
     char      meta[128];
@@ -117,9 +119,21 @@ static gr_status save(gr_ckpt_dir *d, const gr_comm *c, int64_t step, int keep)
     state_open(&s, c, 2, 0);
     fill(&s, 2, step);
     snprintf(meta, sizeof meta, "{\"loss\": 0.1, \"tokens\": %lld}", (long long)step * 4096);
-    st = gr_ckpt_save(d, step, s.piece, s.n, meta, keep);
+    st = by(d, step, s.piece, s.n, meta, keep);
+    fill(&s, 2, step + 1);
+    memset(meta, 'x', sizeof meta);
     state_close(&s);
     return st;
+}
+
+static gr_status save(gr_ckpt_dir *d, const gr_comm *c, int64_t step, int keep)
+{
+    return save_by(gr_ckpt_save, d, c, step, keep);
+}
+
+static gr_status begin(gr_ckpt_dir *d, const gr_comm *c, int64_t step, int keep)
+{
+    return save_by(gr_ckpt_begin, d, c, step, keep);
 }
 
 /* The newest checkpoint is `step`, and right in every byte, however it is cut. */
@@ -186,6 +200,35 @@ static void round_trip_and_retention(const gr_comm *c)
     CHECK(count(c, "step-") == 1, "one kept");
     newest_is(d, c, 123456789);
     CHECK(count(c, ".tmp-") == 0 && count(c, ".del-") == 0, "nothing is left over");
+    gr_barrier(c);
+    gr_ckpt_dir_close(&d);
+}
+
+/* Beside the training: two saves back to back, one that is published when all writers say so, and one under way at the
+ * end. */
+static void beside(const gr_comm *c)
+{
+    gr_ckpt_dir *d = NULL;
+
+    CHECK(gr_ckpt_dir_open(&d, c, dir) == GR_OK, "open");
+    if (!d) return;
+    CHECK(begin(d, c, 130000000, 2) == GR_OK && begin(d, c, 130000001, 2) == GR_OK, "back to back");
+    CHECK(there(c, 130000000) && !there(c, 130000001), "the second publishes the first");
+    for (int64_t busy = 1; busy;) {
+        busy = !gr_ckpt_written(d);
+        gr_max_i64(c, &busy, 1);
+    }
+    CHECK(gr_ckpt_phase_of(d) == GR_CKPT_WRITING && gr_ckpt_publish(d) == GR_OK, "publish");
+    CHECK(there(c, 130000001) && there(c, 123456789) && gr_ckpt_phase_of(d) == GR_CKPT_READING, "not read back yet");
+    CHECK(gr_ckpt_last(d)->step == 130000001 && gr_ckpt_last(d)->bytes > 1009 * 12, "told");
+    CHECK(gr_ckpt_settle(d) == GR_OK && !there(c, 123456789) && count(c, "step-") == 2, "two good ones are kept");
+    newest_is(d, c, 130000001);
+    CHECK(begin(d, c, 130000002, 2) == GR_OK, "begin");
+    gr_barrier(c);
+    gr_ckpt_dir_close(&d);
+    CHECK(!there(c, 130000002) && count(c, ".tmp-") == 1, "given up");
+    CHECK(gr_ckpt_dir_open(&d, c, dir) == GR_OK && count(c, ".tmp-") == 0, "the next run cleans up");
+    newest_is(d, c, 130000001);
     gr_barrier(c);
     gr_ckpt_dir_close(&d);
 }
@@ -276,26 +319,32 @@ static void bad_saves(const gr_comm *c)
 /* One rank fails at a site: GR_ERR_SAVE everywhere, older ones intact, and the next save works. */
 static void faults(const gr_comm *c)
 {
-    static const char *const site[] = {"ckpt_prepare", "ckpt_shard", "ckpt_commit", "seal"};
-    gr_ckpt_dir             *d = NULL;
-    char                     fault[64];
-    int64_t                  step = 400000000;
-    gr_status                st;
+    static const char *const site[] = {"ckpt_prepare", "ckpt_shard", "ckpt_commit", "ckpt_verify", "seal"};
+    enum { SITES = sizeof site / sizeof *site };
+    gr_ckpt_dir *d = NULL;
+    char         fault[64];
+    int64_t      step = 400000000;
+    gr_status    st;
 
     CHECK(gr_ckpt_dir_open(&d, c, dir) == GR_OK && save(d, c, step, 2) == GR_OK, "save");
     if (!d) return;
     for (int bad = 0; bad < gr_comm_size(c); bad++)
-        for (int k = 0; k < 4; k++) {
-            if (k == 3 && bad > 0) continue; /* a shard is sealed by a rank on its own, which calls itself 0 */
-            snprintf(fault, sizeof fault, "%s:%d", site[k], bad);
+        for (int k = 0; k < 2 * SITES; k++) {
+            const bool async = k >= SITES;
+
+            if (k % SITES == SITES - 1 && bad > 0) continue; /* a shard is sealed by a rank alone, which is rank 0 to it */
+            snprintf(fault, sizeof fault, "%s:%d", site[k % SITES], bad);
             setenv("GR_FAULT", fault, 1);
-            st = save(d, c, step + 1, 2);
+            st = (async ? begin : save)(d, c, step + 1, 2);
+            if (async && st == GR_OK) st = gr_ckpt_publish(d);
+            if (async && st == GR_OK) st = gr_ckpt_settle(d);
             unsetenv("GR_FAULT");
-            CHECK(st == GR_ERR_SAVE, "%s: %s", fault, gr_status_name(st));
+            CHECK(st == GR_ERR_SAVE && gr_ckpt_phase_of(d) == GR_CKPT_IDLE, "%s: %s", fault, gr_status_name(st));
             CHECK(there(c, step) && !there(c, step + 1) && count(c, ".tmp-") == 0, "%s: what is left", fault);
             newest_is(d, c, step);
             CHECK(save(d, c, ++step, 2) == GR_OK, "the save after %s", fault);
         }
+    CHECK(count(c, "bad-step-") == 2 * gr_comm_size(c), "what read back damaged is set aside");
     newest_is(d, c, step);
     gr_barrier(c);
     gr_ckpt_dir_close(&d);
@@ -330,6 +379,7 @@ int main(int argc, char **argv)
     gr_log_identity("test_checkpoint", gr_comm_rank(c));
     CHECK(gr_path(dir, "%s/checkpoint-mpi", scratch ? scratch : ".") == GR_OK, "directory");
     round_trip_and_retention(c);
+    beside(c);
     bad_reads(c);
     bad_saves(c);
     faults(c);

@@ -5,6 +5,7 @@ np: 1 2 3 4
 timeout: 60
 */
 #include "comm/comm.h"
+#include "store/seal.h"
 #include "store/weights.h"
 #include "tests/check.h"
 #include "util/fs.h"
@@ -69,7 +70,8 @@ static void same_as_one_rank(const gr_comm *c, const char *dir)
 {
     const gr_weights_plan plan = plan_of();
     source                all = {-1, -1, 0, 0}, one = {-1, -1, 0, 0};
-    char                  path[GR_PATH_MAX], alone[GR_PATH_MAX], seal[2][32] = {"", ""};
+    char                  path[GR_PATH_MAX], alone[GR_PATH_MAX], content[2][32] = {"", "?"};
+    gr_seal               seal[2];
     gr_weights           *w = NULL;
     int64_t               bytes;
 
@@ -84,10 +86,14 @@ static void same_as_one_rank(const gr_comm *c, const char *dir)
     CHECK(bytes == one.bytes, "all ranks wrote %lld bytes, one alone %lld", (long long)bytes, (long long)one.bytes);
     for (int k = 0; k < 2; k++) {
         CHECK(gr_weights_open(&w, c, k ? alone : path) == GR_OK, "open");
-        if (w) snprintf(seal[k], sizeof seal[k], "%s", gr_weights_seal(w));
+        if (w) snprintf(content[k], sizeof content[k], "%s", gr_weights_content(w));
         gr_weights_close(&w);
     }
-    CHECK(!strcmp(seal[0], seal[1]), "seals %s and %s", seal[0], seal[1]);
+    CHECK(gr_seal_read(path, "weights", &seal[0]) == GR_OK && gr_seal_read(alone, "weights", &seal[1]) == GR_OK,
+          "seals");
+    CHECK(!strcmp(seal[0].id, seal[1].id), "seals %s and %s", seal[0].id, seal[1].id);
+    CHECK(!strcmp(content[0], content[1]) && !strcmp(content[0], seal[0].content), "contents %s and %s", content[0],
+          content[1]);
 }
 
 /* Each rank reads another cut of each tensor. */

@@ -472,6 +472,35 @@ static void resolved_text_is_strict(void)
     CHECK(!cfg, "set on failure");
 }
 
+/* Of two configurations only keys that cannot change the result may differ; a key that the older one lacks has its
+ * default; and what the result is made from is known. */
+static void same_and_inputs(void)
+{
+    static const struct {
+        const char *text;
+        gr_status   st;
+    } then[] = {{"run: {out: a}\nmodel: {weights: w}\ndata: {shards: s}\n", GR_OK},
+                {"run: {out: elsewhere, threads: 3}\nmodel: {weights: w}\ndata: {shards: s}\n", GR_OK},
+                {"run: {out: a}\nmodel: {weights: w}\ndata: {shards: s, context: 1024}\nlogits: {k: 32}\n", GR_OK},
+                {"run: {out: a}\nmodel: {weights: w}\ndata: {shards: s}\nlogits: {k: 31}\n", GR_ERR_CONFIG},
+                {"run: {out: a}\nmodel: {weights: v}\ndata: {shards: s}\n", GR_ERR_CONFIG},
+                {"run: {out: a}\nmodel: {weights: w}\ndata: {shards: s, surprise: 1}\n", GR_ERR_CONFIG}};
+    gr_config   *now = parse("teacher", then[0].text), *text = NULL;
+    gr_input_key key[GR_MAX_INPUTS];
+
+    for (size_t i = 0; now && i < sizeof then / sizeof *then; i++)
+        CHECK(gr_config_same(now, "teacher", then[i].text, "it") == then[i].st, "configuration %d", (int)i);
+    CHECK(now && gr_config_inputs(now, "teacher", key) == 2 && !strcmp(key[0].key, "model.weights") &&
+              !strcmp(key[0].path.v[0], "w") && !strcmp(key[1].key, "data.shards") && !key[1].pattern,
+          "what teacher reads");
+    text = parse("tokenize", "run: {out: a}\ntokenize: {inputs: [x, y], tokenizer: t}\n");
+    CHECK(text && gr_config_inputs(text, "tokenize", key) == 2 && key[0].pattern && key[0].path.n == 2 &&
+              !strcmp(key[0].path.v[1], "y") && !strcmp(key[1].path.v[0], "t"),
+          "what tokenize reads");
+    gr_config_close(&text);
+    gr_config_close(&now);
+}
+
 static void commands(void)
 {
     static char said[1 << 16];
@@ -510,6 +539,7 @@ int main(void)
     round_trips();
     print_is_readable();
     resolved_text_is_strict();
+    same_and_inputs();
     commands();
     if (place == fresh) CHECK(gr_remove_tree(dir) == GR_OK, "cannot clean up");
     return check_result();

@@ -1,4 +1,4 @@
-/* CRC-32C: the vectors of RFC 3720 B.4, and hardware against tables. */
+/* CRC-32C: the vectors of RFC 3720 B.4, hardware against tables, and parts put together against the whole. */
 /*TEST
 np: 1
 timeout: 10
@@ -31,8 +31,8 @@ static void files(void)
 
 int main(void)
 {
-    enum { N = 4099 };
-    static uint8_t data[N];
+    enum { N = 4099, LONG = 200003 };
+    static uint8_t data[N], more[LONG];
     uint8_t        b[48] = {0x01, 0xC0, 0, 0, 0, 0, 0,    0, 0, 0, 0,    0,    0, 0, 0, 0, 0x14, 0, 0, 0, 0,
                             0,    4,    0, 0, 0, 0, 0x14, 0, 0, 0, 0x18, 0x28, 0, 0, 0, 0, 0,    0, 0, 2};
 
@@ -58,6 +58,23 @@ int main(void)
         }
     }
     CHECK(gr_crc32c(3, data, N) == gr_crc32c_portable(3, data, N), "hardware and tables differ");
+
+    for (int i = 0; i < LONG; i++) more[i] = (uint8_t)((unsigned)i * 2654435761u >> 13);
+    for (int n = LONG; n > 0; n -= n > 60000 ? 6151 : 1009) /* none, one, several rounds of three lanes, and tails */
+        CHECK(gr_crc32c(9, more + 1, (size_t)n - 1) == gr_crc32c_portable(9, more + 1, (size_t)n - 1), "%d bytes", n);
+    for (int n = 0; n <= LONG; n += n < 300 ? 1 : 9973) {
+        const uint32_t head = gr_crc32c_portable(0, more, (size_t)n);
+        const uint32_t tail = gr_crc32c_portable(0, more + n, (size_t)(LONG - n));
+        CHECK(gr_crc32c_combine(head, tail, (uint64_t)(LONG - n)) == gr_crc32c_portable(0, more, LONG),
+              "%d and the rest", n);
+    }
+    CHECK(gr_crc32c_combine(5, 0, 0) == 5 && gr_crc32c_combine(0, 5, 77) == 5, "nothing on one side");
+    /* 2^40 zero bytes after "123456789": doubled 40 times instead of read. */
+    uint32_t z = gr_crc32c(0, "", 1);
+    for (int i = 0; i < 40; i++) z = gr_crc32c_combine(z, z, UINT64_C(1) << i);
+    CHECK(gr_crc32c_combine(gr_crc32c_combine(0xE3069283, z, UINT64_C(1) << 40), z, UINT64_C(1) << 40) ==
+              gr_crc32c_combine(0xE3069283, gr_crc32c_combine(z, z, UINT64_C(1) << 40), UINT64_C(1) << 41),
+          "lengths of 40 bits");
     files();
     return check_result();
 }

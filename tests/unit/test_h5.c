@@ -249,7 +249,7 @@ static const char *hostile(int which)
     if (which == 12) H5Fflush(file, H5F_SCOPE_GLOBAL); /* no "x" at all */
     if (d >= 0) H5Oclose(d);
     H5Fclose(file);
-    return gr_seal_publish(NULL, tmp, path, "weights") == GR_OK ? path : NULL;
+    return gr_seal_publish(NULL, tmp, path, "weights", "") == GR_OK ? path : NULL;
 }
 
 static void test_foreign(void)

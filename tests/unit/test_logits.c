@@ -187,6 +187,7 @@ static void lies(void)
         gr_h5_set_int(f, NULL, "first", 0);
         gr_h5_set_str(f, NULL, "corpus", "c");
         gr_h5_set_str(f, NULL, "teacher", "t");
+        gr_h5_set_int(f, NULL, "content", 0);
         gr_h5_write(f, "id", GR_U32, 2, dim, turn ? far_id : bad_id);
         gr_h5_write(f, "lp", GR_F16, 2, dim, zero);
         gr_h5_write(f, "tail", GR_F16, 1, dim, zero);

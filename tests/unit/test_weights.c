@@ -8,6 +8,8 @@ timeout: 20
 #include "tests/check.h"
 #include "util/fs.h"
 #include "util/half.h"
+#include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -112,10 +114,45 @@ static void scalar_and_attributes(void)
         CHECK(!strcmp(gr_weights_config_json(w), "{\"hidden_size\": 3}") && !strcmp(gr_weights_pattern(w), "attn"),
               "attributes");
         CHECK(!strcmp(gr_weights_tokenizer_json(w), long_json), "a long tokenizer");
-        CHECK(strlen(gr_weights_seal(w)) == 16 && strstr(gr_weights_path(w), "deep/er/weights.h5"), "seal and path");
+        CHECK(strlen(gr_weights_content(w)) == 16 && strstr(gr_weights_path(w), "deep/er/weights.h5"),
+              "content and path");
     }
     gr_weights_close(&w);
     gr_free(&long_json);
+}
+
+/* The content of two tensors of three rows, of which one thing is changed. */
+static void content_of(int changed, char content[17])
+{
+    gr_tensor_info  t[] = {{"a", GR_F32, 1, {3, 1, 1, 1}}, {"b", GR_F32, 1, {3, 1, 1, 1}}};
+    float           x[] = {1, 2, 3};
+    gr_weights_plan plan = {t, 2, "{}", "{\"model\": 1}", "attn", {.program = "test", .created = "2026"}};
+    gr_weights     *w = NULL;
+
+    if (changed == 1) plan.by.created = "2027";
+    if (changed == 2) plan.config_json = "{ }";
+    if (changed == 3) plan.tokenizer_json = "{\"model\": 2}";
+    if (changed == 4) plan.pattern = "gdn";
+    if (changed == 5) t[1].name = "c";
+    if (changed == 6) t[0].rank = 2;
+    if (changed == 7) x[2] = nextafterf(3, 4);
+    if (changed == 8) x[0] = 2, x[1] = 1;
+    CHECK(gr_path(path, "%s/content.h5", dir) == GR_OK, "path");
+    CHECK(gr_weights_write(NULL, path, &plan, give, x) == GR_OK && open_it(&w) == GR_OK, "write and open");
+    if (w) snprintf(content, 17, "%s", gr_weights_content(w));
+    gr_weights_close(&w);
+}
+
+/* The writer's name and time are not content; everything else is. */
+static void contents(void)
+{
+    char content[9][17] = {""};
+
+    for (int i = 0; i < 9; i++) content_of(i, content[i]);
+    CHECK(strlen(content[0]) == 16 && !strcmp(content[0], content[1]), "%s and %s", content[0], content[1]);
+    for (int i = 2; i < 9; i++)
+        for (int j = 1; j < i; j++)
+            CHECK(strcmp(content[i], content[j]) != 0, "changes %d and %d: %s", i, j, content[i]);
 }
 
 static void bad_plans(void)
@@ -152,6 +189,7 @@ int main(void)
         not_finite(type[t], 5000, -NAN);
     }
     scalar_and_attributes();
+    contents();
     bad_plans();
     CHECK(gr_remove_tree(dir) == GR_OK, "clean up");
     return check_result();
