@@ -20,8 +20,7 @@ static gr_status seal(const json_t *tree, int indent, char **out, uint64_t *out_
 
     GR_CHECK(json_object_size(tree) > 0 && !json_object_get(tree, "crc32c"), GR_ERR_ARG, "this JSON cannot be sealed");
     GR_TRY(gr_json_dump(tree, indent, &text));
-    n = strlen(text) - 1; /* without the closing brace */
-    while (text[n - 1] == '\n') n--;
+    n = strlen(text) - 1; /* without the closing brace; if indented, the checksum has a line of its own */
     GR_TRY(gr_realloc(&text, n + N_LEAD + DIGITS + N_TAIL + 1, 1, "sealed JSON"));
     memcpy(text + n, LEAD, N_LEAD);
     n += N_LEAD;
