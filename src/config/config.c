@@ -57,6 +57,50 @@ static bool is_assignment(const char *arg)
     return arg[n] == '=';
 }
 
+/* The list that plain arguments go to: `paths` of the program's own section; NULL when it has none. */
+static const gr_key *operands_of(const gr_program *program)
+{
+    for (const gr_key *key = gr_keys; key < gr_keys + GR_N_KEYS; key++)
+        if (!strcmp(key->section, program->name) && !strcmp(key->name, "paths") && key->type == GR_KEY_STRS) return key;
+    return NULL;
+}
+
+static bool is_yaml(const char *arg)
+{
+    const size_t n = strlen(arg);
+
+    return (n > 5 && !strcmp(arg + n - 5, ".yaml")) || (n > 4 && !strcmp(arg + n - 4, ".yml"));
+}
+
+const char *gr_arguments_of(const gr_program *program)
+{
+    return operands_of(program) ? "[CONFIG.yaml] [section.key=value ...] PATH ..."
+                                : "[CONFIG.yaml] [section.key=value ...]";
+}
+
+/* Neither an option, nor key=value, nor the configuration. */
+static bool is_operand(const gr_program *program, const char *arg)
+{
+    return operands_of(program) && *arg != '-' && !is_assignment(arg) && !is_yaml(arg);
+}
+
+/* Plain arguments replace the list that the configuration gives. */
+static gr_status apply_operands(gr_config *cfg, const gr_program *program, int argc, char *const *argv)
+{
+    gr_status     st = GR_OK;
+    const gr_key *key = operands_of(program);
+    bool          first = true;
+
+    for (int i = 1; i < argc; i++) {
+        if (!is_operand(program, argv[i])) continue;
+        if (first) gr_value_clear(cfg, key);
+        GR_TRY(gr_value_append(cfg, key, argv[i], "command line"));
+        first = false;
+    }
+out:
+    return st;
+}
+
 /* What the command line asks for; *path is the file, or NULL. */
 static gr_status scan(const gr_program *program, int argc, char *const *argv, gr_cli *what, const char **path)
 {
@@ -79,13 +123,14 @@ static gr_status scan(const gr_program *program, int argc, char *const *argv, gr
             *what = GR_CLI_PRINT;
         } else if (argv[i][0] == '-') {
             GR_FAIL(GR_ERR_CONFIG, "argument '%s': unknown option (--help, --version, --print-config)", argv[i]);
-        } else if (!is_assignment(argv[i])) {
+        } else if (!is_assignment(argv[i]) && !is_operand(program, argv[i])) {
             GR_CHECK(!*path, GR_ERR_CONFIG, "argument '%s': a second configuration file after %s", argv[i], *path);
             *path = argv[i];
         }
     }
-    GR_CHECK(argc > 1, GR_ERR_CONFIG, "no configuration: %s CONFIG.yaml [section.key=value ...]; --help lists all keys",
-             program->command);
+    GR_CHECK(argc > 1, GR_ERR_CONFIG, "%s: %s %s; --help lists all keys",
+             operands_of(program) ? "nothing to do" : "no configuration", program->command,
+             operands_of(program) ? "PATH ..." : "CONFIG.yaml [section.key=value ...]");
 out:
     return st;
 }
@@ -117,6 +162,7 @@ gr_status gr_config_open(gr_config **cfg, gr_cli *what, const char *program, int
         if (path) GR_TRY(gr_read_yaml(c, prog, path));
         for (int i = 1; i < argc; i++)
             if (argv[i][0] != '-' && is_assignment(argv[i])) GR_TRY(apply_argument(c, prog, argv[i]));
+        GR_TRY(apply_operands(c, prog, argc, argv));
         GR_TRY(complete(c, prog, path ? path : "command line"));
         *cfg = c;
         c = NULL;

@@ -2,8 +2,9 @@
  *
  *     graft-X [CONFIG.yaml] [section.key=value ...] | --help | --version | --print-config [CONFIG.yaml] [...]
  *
- * CONFIG.yaml is a mapping of sections, each a mapping of keys to values. Command line wins over file, file over base,
- * base over defaults; of two equal arguments the last wins.
+ * A program whose own section has a list `paths` takes plain arguments, too, which are its elements: those that do not
+ * end in .yaml or .yml. CONFIG.yaml is a mapping of sections, each a mapping of keys to values. Command line wins over
+ * file, file over base, base over defaults; of two equal arguments the last wins.
  *
  *     base: ../common.yaml        # optional, first: inherit from a file relative to this one, at most 8 deep
  *     run:

@@ -142,12 +142,13 @@ gr_status gr_config_help(const char *program, char **text)
     GR_CHECK(prog, GR_ERR_ARG, "no program '%s' in programs.def", program);
     gr_text_add(&t,
                 "%s: %s\n\n"
-                "usage: mpirun -n RANKS %s [CONFIG.yaml] [section.key=value ...]\n"
-                "       %s --print-config [CONFIG.yaml] [section.key=value ...]\n"
+                "usage: mpirun -n RANKS %s %s\n"
+                "       %s --print-config %s\n"
                 "       %s --help | --version\n\n"
                 "A value given as an argument wins over CONFIG.yaml, CONFIG.yaml over the file it names first as\n"
                 "`base: other.yaml`, and that over the defaults. In strings ${NAME} is an environment variable.\n",
-                prog->command, prog->doc, prog->command, prog->command, prog->command);
+                prog->command, prog->doc, prog->command, gr_arguments_of(prog), prog->command, gr_arguments_of(prog),
+                prog->command);
     for (const gr_section *s = gr_sections; s < gr_sections + GR_N_SECTIONS; s++) {
         if (!gr_program_uses(prog, s->name)) continue;
         gr_text_add(&t, "\n%s: %s\n", s->name, s->doc);

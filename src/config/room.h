@@ -51,6 +51,9 @@ extern const gr_section gr_sections[GR_N_SECTIONS];
 /** Does the program use the section? */
 bool gr_program_uses(const gr_program *program, const char *section);
 
+/** What the command line may hold, for messages. */
+const char *gr_arguments_of(const gr_program *program);
+
 /** The section, when it exists and the program uses it (or `any` is set). GR_ERR_CONFIG otherwise: the message begins
  * with `where` and proposes what may have been meant. */
 gr_status gr_section_find(const gr_section **out, const gr_program *program, bool any, const char *section,

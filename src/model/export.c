@@ -1,6 +1,8 @@
 #include "model/import.h"
 #include "model/model.h"
+#include "store/json_seal.h"
 #include "store/safetensors.h"
+#include "util/crc32c.h"
 #include "util/fs.h"
 #include "util/half.h"
 #include "util/json.h"
@@ -205,6 +207,59 @@ out:
 
 /* ---- the whole ------------------------------------------------------------------------------------------- */
 
+enum { SMALL = 3 };
+
+/* The names of all files that an export may have: first the small ones. */
+static void any_name(const exporter *ex, int64_t i, char name[64])
+{
+    static const char *const small[SMALL] = {"config.json", "tokenizer.json", "model.safetensors.index.json"};
+
+    if (i < SMALL)
+        snprintf(name, 64, "%s", small[i]);
+    else
+        file_name(ex, (int)(i - SMALL), name);
+}
+
+/* The bytes and checksum of every file, each read by one rank, in files.json: safetensors has no checksum of its own,
+ * and graft-verify wants one. */
+static gr_status list_files(const exporter *ex, const char *dir)
+{
+    gr_status     st = GR_OK;
+    const int64_t n = SMALL + ex->n_file;
+    int64_t      *sum = NULL; /* [n, 2]: bytes, checksum */
+    json_t       *files = json_object(), *tree = NULL;
+    char          path[GR_PATH_MAX], name[64], hex[9];
+    uint64_t      bytes;
+    uint32_t      crc;
+
+    st = gr_alloc(&sum, 2 * (uint64_t)n, sizeof *sum, "checksums of files");
+    for (int64_t i = gr_comm_rank(ex->c); st == GR_OK && i < n; i += gr_comm_size(ex->c)) {
+        any_name(ex, i, name);
+        st = gr_path(path, "%s/%s", dir, name);
+        if (st != GR_OK || !gr_exists(path)) continue;
+        st = gr_crc32c_file(path, &bytes, &crc);
+        sum[2 * i] = (int64_t)bytes;
+        sum[2 * i + 1] = crc;
+    }
+    GR_TRY(gr_agree(ex->c, st));
+    gr_sum_i64(ex->c, sum, 2 * n);
+    for (int64_t i = 0; i < n; i++) {
+        any_name(ex, i, name);
+        snprintf(hex, sizeof hex, "%08x", (unsigned)sum[2 * i + 1]);
+        if (sum[2 * i] > 0) /* no empty file is written: this one does not exist */
+            json_object_set_new(files, name, json_pack("{s:I, s:s}", "bytes", (json_int_t)sum[2 * i], "crc32c", hex));
+    }
+    tree = json_pack("{s:i, s:O}", "format", 1, "files", files);
+    st = gr_path(path, "%s/files.json", dir);
+    if (st == GR_OK && gr_comm_rank(ex->c) == 0) st = gr_json_write(tree, path);
+    GR_TRY(gr_agree(ex->c, st));
+out:
+    json_decref(tree);
+    json_decref(files);
+    gr_free(&sum);
+    return st;
+}
+
 static gr_status prepare(exporter *ex, const gr_cfg_export *cfg, gr_model_spec *spec, const gr_mixer ***mixer)
 {
     gr_status st = GR_OK;
@@ -234,6 +289,7 @@ gr_status gr_export(const gr_comm *c, const char *weights, const gr_cfg_export *
     for (int f = 0; f < ex.n_file; f++) GR_TRY(write_file(&ex, dir, f));
     if (gr_comm_rank(c) == 0) st = write_small(&ex, dir, &spec, mixer);
     GR_TRY(gr_agree(c, st));
+    GR_TRY(list_files(&ex, dir));
     gr_log0("wrote %lld tensors in %d file%s", (long long)ex.n, ex.n_file, ex.n_file == 1 ? "" : "s");
 out:
     gr_free(&mixer);

@@ -35,29 +35,42 @@ out:
     return st;
 }
 
-/* The type of every tensor the layout asks for; its shape must be the layout's. */
-static gr_status match(const importer *im, const gr_params *ps, const gr_model_spec *spec, const char *dir)
+gr_status gr_import_match(const gr_st *from, const gr_params *ps, const gr_model_spec *spec, const char *dir)
 {
     gr_status st = GR_OK;
 
     for (int64_t i = 0; i < ps->n; i++) {
         const gr_param *p = &ps->p[i];
         gr_st_info      found;
-        GR_CHECK0(gr_st_has(im->st, p->name), GR_ERR_INPUT, "%s: tensor %s is missing", dir, p->name);
-        GR_TRY(gr_st_find(im->st, p->name, &found));
+        GR_CHECK0(gr_st_has(from, p->name), GR_ERR_INPUT, "%s: tensor %s is missing", dir, p->name);
+        GR_TRY(gr_st_find(from, p->name, &found));
         bool same = found.rank == p->rank;
         for (int d = 0; d < p->rank; d++) same = same && found.dim[d] == p->dim[d];
         GR_CHECK0(same, GR_ERR_INPUT,
                   "%s: tensor %s has shape [%lld, %lld] (rank %d), config.json says [%lld, %lld] (rank %d)", found.file,
                   p->name, (long long)found.dim[0], (long long)found.dim[1], found.rank, (long long)p->dim[0],
                   (long long)(p->rank > 1 ? p->dim[1] : 1), p->rank);
-        im->info[i] = (gr_tensor_info){.name = p->name, .dtype = found.dtype, .rank = p->rank, .dim = {1, 1, 1, 1}};
-        for (int d = 0; d < p->rank; d++) im->info[i].dim[d] = p->dim[d];
     }
-    for (int64_t i = 0; i < gr_st_count(im->st); i++) {
-        const char *name = gr_st_name(im->st, i);
+    for (int64_t i = 0; i < gr_st_count(from); i++) {
+        const char *name = gr_st_name(from, i);
         GR_CHECK0(gr_params_find(ps, name) >= 0 || expendable(name, spec), GR_ERR_INPUT,
                   "%s: tensor %s is not part of this model: Graft would drop it", dir, name);
+    }
+out:
+    return st;
+}
+
+/* The type of every tensor is the source's. */
+static gr_status list_tensors(const importer *im, const gr_params *ps)
+{
+    gr_status st = GR_OK;
+
+    for (int64_t i = 0; i < ps->n; i++) {
+        const gr_param *p = &ps->p[i];
+        gr_st_info      found;
+        GR_TRY(gr_st_find(im->st, p->name, &found));
+        im->info[i] = (gr_tensor_info){.name = p->name, .dtype = found.dtype, .rank = p->rank, .dim = {1, 1, 1, 1}};
+        for (int d = 0; d < p->rank; d++) im->info[i].dim[d] = p->dim[d];
     }
 out:
     return st;
@@ -90,7 +103,8 @@ gr_status gr_import(const gr_comm *c, const char *dir, const char *out, const gr
     if (st == GR_OK) st = gr_params_open(&ps, NULL);
     if (st == GR_OK) st = gr_model_layout(ps, &spec, mixer, GR_WHOLE, NULL);
     if (st == GR_OK) st = gr_alloc(&im.info, (uint64_t)ps->n, sizeof *im.info, "tensor list");
-    if (st == GR_OK) st = match(&im, ps, &spec, dir);
+    if (st == GR_OK) st = gr_import_match(im.st, ps, &spec, dir);
+    if (st == GR_OK) st = list_tensors(&im, ps);
     GR_TRY(gr_agree(c, st));
     plan.tensor = im.info;
     plan.n = ps->n;

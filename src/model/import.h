@@ -7,7 +7,10 @@
 #define GR_MODEL_IMPORT_H
 #include "comm/comm.h"
 #include "config/config.h"
+#include "model/spec.h"
+#include "store/safetensors.h"
 #include "store/weights.h"
+#include "tensor/params.h"
 
 GR_C_BEGIN
 
@@ -15,6 +18,10 @@ GR_C_BEGIN
  * `out`. Every tensor the config promises must be there with its shape; a tensor it does not know is an error; NaN or
  * Inf is an error. */
 gr_status gr_import(const gr_comm *c, const char *dir, const char *out, const gr_provenance *by);
+
+/** [local] The tensors of a HuggingFace directory are those of a layout, in their shapes; only what holds no weight may
+ * be beside them. GR_ERR_INPUT; `dir` leads the messages. */
+gr_status gr_import_match(const gr_st *from, const gr_params *ps, const gr_model_spec *spec, const char *dir);
 
 /** [collective] Replace the attention of a Transformer by `convert->pattern`: new mixers initialised from the attention
  * they replace, everything else copied unchanged. */

@@ -17,6 +17,7 @@
 #include "kernels/tensor.h"
 #include "util/status.h"
 #include <stdbool.h>
+#include <stdint.h>
 
 GR_C_BEGIN
 
@@ -97,6 +98,19 @@ typedef struct gr_ckpt gr_ckpt; /**< a verified checkpoint, open for reading */
  * damaged. To start over is then a person's decision: a second call, or run, finds none. */
 gr_status gr_ckpt_open_newest(gr_ckpt **ck, gr_ckpt_dir *d);
 void      gr_ckpt_close(gr_ckpt **ck);
+
+/** [local] Look at the checkpoint in directory `path`, DIR/step-..., with no lock taken and nothing changed: its
+ * manifest alone, no shard. To see which of them are sound. GR_ERR_INPUT. */
+gr_status gr_ckpt_look(gr_ckpt **ck, const char *path);
+
+int64_t gr_ckpt_shards(const gr_ckpt *ck); /**< number of shards */
+
+/** [local] The path of shard i. */
+gr_status gr_ckpt_shard_path(const gr_ckpt *ck, int64_t i, char path[4096]);
+
+/** [local] Verify shard i in full: it is the file the manifest lists, and holds the pieces that the manifest says and
+ * nothing else, of their types, shapes and checksums. With `values`, none of which is NaN or infinite. GR_ERR_INPUT. */
+gr_status gr_ckpt_check(gr_ckpt *ck, int64_t i, bool values);
 
 /** [collective] Without the lock, and changing nothing: one checkpoint (DIR/step-...), or the newest good one in DIR,
  * verified. GR_ERR_INPUT when there is none. The run it belongs to may delete it while it is being read. */

@@ -1,5 +1,6 @@
 #include "store/checkpoint.h"
 #include "store/checkpoint_room.h"
+#include "store/finite.h"
 #include "store/h5_pool.h"
 #include "store/json_seal.h"
 #include "store/manifest.h"
@@ -8,6 +9,7 @@
 #include "util/fs.h"
 #include "util/mem.h"
 #include <inttypes.h>
+#include <stdio.h>
 #include <string.h>
 
 struct gr_ckpt {
@@ -308,5 +310,102 @@ gr_status gr_ckpt_read(gr_ckpt *ck, const gr_ckpt_piece *p)
         GR_TRY(read_rows(ck, t, s, p->first + done, k, (char *)p->data + done * row));
     }
 out:
+    return st;
+}
+
+/* ---- looking, without a lock ------------------------------------------------------------------------ */
+
+enum { LOOK_BYTES = 4 << 20 /* read at once: stays in a cache */ };
+
+gr_status gr_ckpt_look(gr_ckpt **out, const char *dir)
+{
+    gr_status st = GR_OK;
+    gr_ckpt  *ck = NULL;
+    char      path[GR_PATH_MAX], expected[64];
+
+    GR_TRY(gr_alloc(&ck, 1, sizeof *ck, "checkpoint"));
+    GR_TRY(gr_path(ck->path, "%s", dir));
+    GR_TRY(gr_path(path, "%s/manifest.json", dir));
+    GR_TRY(gr_json_share(NULL, path, parse, &ck->m));
+    snprintf(expected, sizeof expected, "step-%08" PRId64, ck->m->step);
+    GR_CHECK(strlen(dir) >= strlen(expected) && !strcmp(dir + strlen(dir) - strlen(expected), expected), GR_ERR_INPUT,
+             "%s: says it is step %" PRId64, path, ck->m->step);
+    *out = ck;
+    ck = NULL;
+out:
+    gr_ckpt_close(&ck);
+    return st;
+}
+
+int64_t gr_ckpt_shards(const gr_ckpt *ck)
+{
+    return ck->m->n_shard;
+}
+
+gr_status gr_ckpt_shard_path(const gr_ckpt *ck, int64_t i, char path[GR_PATH_MAX])
+{
+    return shard_path(path, ck, i);
+}
+
+/* One piece, in parts of LOOK_BYTES. */
+static gr_status check_piece(gr_h5 *f, const char *path, const gr_manifest_tensor *t, const gr_manifest_piece *s,
+                             bool values)
+{
+    gr_status st = GR_OK;
+    char      name[GR_PATH_MAX];
+    gr_dtype  dtype;
+    int       rank;
+    int64_t   dim[GR_MAX_DIM], row = 1, part, n;
+    uint32_t  crc = 0;
+    void     *room = NULL;
+
+    GR_TRY(gr_piece_name(name, t->name, t->dim[0], s->first, s->count));
+    GR_TRY(gr_h5_info(f, name, &dtype, &rank, dim));
+    GR_CHECK(dtype == t->dtype && rank == t->rank && dim[0] == s->count &&
+                 !memcmp(dim + 1, t->dim + 1, sizeof dim - sizeof *dim),
+             GR_ERR_INPUT, "%s: dataset \"%s\" has not the type and shape that the manifest says", path, name);
+    for (int d = 1; d < rank; d++) row *= dim[d];
+    part = LOOK_BYTES / (row * gr_dtype_size(dtype));
+    if (part < 1) part = 1;
+    if (part > s->count) part = s->count;
+    GR_TRY(gr_alloc(&room, (uint64_t)(part * row), (uint64_t)gr_dtype_size(dtype), "part of a dataset"));
+    for (int64_t at = 0; at < s->count; at += n) {
+        n = s->count - at < part ? s->count - at : part;
+        GR_TRY(gr_h5_read(f, name, dtype, at, n, room));
+        crc = gr_crc32c(crc, room, (size_t)(n * row * gr_dtype_size(dtype)));
+        GR_CHECK(!values || gr_first_not_finite(dtype, room, n * row) < 0, GR_ERR_INPUT,
+                 "%s: dataset \"%s\": NaN or Inf", path, name);
+    }
+    GR_CHECK(crc == s->crc, GR_ERR_INPUT, "%s: dataset \"%s\": checksum %08" PRIx32 ", the manifest says %08" PRIx32,
+             path, name, crc, s->crc);
+out:
+    gr_free(&room);
+    return st;
+}
+
+gr_status gr_ckpt_check(gr_ckpt *ck, int64_t i, bool values)
+{
+    gr_status          st = GR_OK;
+    const gr_manifest *m = ck->m;
+    gr_h5             *f = NULL;
+    const char *const *names;
+    int64_t            found = 0, expected = 0;
+    char               path[GR_PATH_MAX];
+
+    GR_TRY(shard_path(path, ck, i));
+    GR_TRY(gr_h5_open(&f, path, GR_CKPT_KIND));
+    GR_CHECK(!strcmp(gr_h5_seal_of(f), m->shard[i].id), GR_ERR_INPUT, "%s: seal %s, the manifest says %s: another file",
+             path, gr_h5_seal_of(f), m->shard[i].id);
+    for (int64_t t = 0; t < m->n_tensor; t++)
+        for (int64_t p = m->tensor[t].piece; p < m->tensor[t].piece + m->tensor[t].n_piece; p++) {
+            if (m->piece[p].shard != i) continue;
+            GR_TRY(check_piece(f, path, &m->tensor[t], &m->piece[p], values));
+            expected++;
+        }
+    GR_TRY(gr_h5_names(f, &names, &found));
+    GR_CHECK(found == expected, GR_ERR_INPUT, "%s: %" PRId64 " datasets, the manifest says %" PRId64, path, found,
+             expected);
+out:
+    gr_h5_close(&f);
     return st;
 }

@@ -12,15 +12,15 @@
 
 enum { N_LEAD = sizeof LEAD - 1, N_TAIL = sizeof TAIL - 1 };
 
-gr_status gr_json_seal(const json_t *tree, char **out, uint64_t *out_n)
+static gr_status seal(const json_t *tree, int indent, char **out, uint64_t *out_n)
 {
     gr_status st = GR_OK;
     char     *text = NULL;
     uint64_t  n;
 
     GR_CHECK(json_object_size(tree) > 0 && !json_object_get(tree, "crc32c"), GR_ERR_ARG, "this JSON cannot be sealed");
-    GR_TRY(gr_json_dump(tree, 0, &text));
-    n = strlen(text) - 1; /* without the closing brace */
+    GR_TRY(gr_json_dump(tree, indent, &text));
+    n = strlen(text) - 1; /* without the closing brace; if indented, the checksum has a line of its own */
     GR_TRY(gr_realloc(&text, n + N_LEAD + DIGITS + N_TAIL + 1, 1, "sealed JSON"));
     memcpy(text + n, LEAD, N_LEAD);
     n += N_LEAD;
@@ -31,6 +31,24 @@ gr_status gr_json_seal(const json_t *tree, char **out, uint64_t *out_n)
     *out = text;
     *out_n = n + DIGITS + N_TAIL;
     text = NULL;
+out:
+    gr_free(&text);
+    return st;
+}
+
+gr_status gr_json_seal(const json_t *tree, char **text, uint64_t *n)
+{
+    return seal(tree, 0, text, n);
+}
+
+gr_status gr_json_write(const json_t *tree, const char *path)
+{
+    gr_status st = GR_OK;
+    char     *text = NULL;
+    uint64_t  n = 0;
+
+    GR_TRY(seal(tree, 2, &text, &n));
+    GR_TRY(gr_write_file(path, text, n));
 out:
     gr_free(&text);
     return st;

@@ -1,6 +1,6 @@
-/** @file json_seal.h  JSON files of ours that check themselves: index.json, manifest.json.
+/** @file json_seal.h  JSON files of ours that check themselves: index.json, manifest.json, results.json, graft.json.
  *
- * The text is one compact object whose last member is "crc32c": the CRC-32C, as 8 hex digits, of every byte before
+ * The text is one object whose last member is "crc32c": the CRC-32C, as 8 hex digits, of every byte before
  * those digits. What follows them is fixed, so no bit of the file is outside the check.
  */
 #ifndef GR_STORE_JSON_SEAL_H
@@ -16,6 +16,9 @@ enum { GR_JSON_SEAL_LIMIT = 64 << 20 }; /**< bytes; longer ones are neither writ
 /** [local] The sealed text of an object (not empty, without a member "crc32c") in counted memory; *n excludes the NUL.
  * GR_ERR_ARG when it is too long. */
 gr_status gr_json_seal(const json_t *tree, char **text, uint64_t *n);
+
+/** [local] Write the sealed text of an object to `path` (util/fs.h gr_write_file), indented: for people, too. */
+gr_status gr_json_write(const json_t *tree, const char *path);
 
 /** [local] Check n bytes and parse them; the member "crc32c" is removed. `name` leads the message. GR_ERR_INPUT. */
 gr_status gr_json_unseal(const char *text, uint64_t n, const char *name, json_t **tree);

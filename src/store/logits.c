@@ -362,28 +362,34 @@ out:
     return st;
 }
 
-/* Every file is read in full by one rank. */
-static gr_status verify_mine(const gr_logits *l, const gr_comm *c)
+gr_status gr_logits_check(const gr_logits *l, int64_t i)
 {
-    gr_status     st = GR_OK;
-    const int64_t n = gr_logits_files(&l->spec);
-    gr_h5        *f = NULL;
-    char          path[GR_PATH_MAX];
+    gr_status st = GR_OK;
+    gr_h5    *f = NULL;
+    char      path[GR_PATH_MAX];
 
-    for (int64_t i = gr_comm_rank(c); i < n; i += gr_comm_size(c)) {
-        GR_TRY(file_path(path, l->dir, i));
-        GR_TRY(gr_h5_open(&f, path, KIND));
-        GR_CHECK(!strcmp(gr_h5_seal_of(f), l->seal[i]), GR_ERR_INPUT, "%s: seal %s, the index says %s", path,
-                 gr_h5_seal_of(f), l->seal[i]);
-        GR_TRY(check_file(f, path, &l->spec, i));
-        gr_h5_close(&f);
-    }
+    GR_TRY(file_path(path, l->dir, i));
+    GR_TRY(gr_h5_open(&f, path, KIND));
+    GR_CHECK(!strcmp(gr_h5_seal_of(f), l->seal[i]), GR_ERR_INPUT, "%s: seal %s, the index says %s", path,
+             gr_h5_seal_of(f), l->seal[i]);
+    GR_TRY(check_file(f, path, &l->spec, i));
 out:
     gr_h5_close(&f);
     return st;
 }
 
-gr_status gr_logits_open(gr_logits **out, const gr_comm *c, const char *dir)
+/* Every file is read in full by one rank. */
+static gr_status verify_mine(const gr_logits *l, const gr_comm *c)
+{
+    gr_status     st = GR_OK;
+    const int64_t n = gr_logits_files(&l->spec);
+
+    for (int64_t i = gr_comm_rank(c); i < n; i += gr_comm_size(c)) GR_TRY(gr_logits_check(l, i));
+out:
+    return st;
+}
+
+gr_status gr_logits_look(gr_logits **out, const gr_comm *c, const char *dir)
 {
     gr_status  st = GR_OK;
     gr_logits *l = NULL;
@@ -394,6 +400,19 @@ gr_status gr_logits_open(gr_logits **out, const gr_comm *c, const char *dir)
     if (st == GR_OK) st = gr_path(l->dir, "%s", dir);
     GR_TRY(gr_agree(c, st));
     GR_TRY(gr_json_share(c, path, read_index, l));
+    *out = l;
+    l = NULL;
+out:
+    gr_logits_close(&l);
+    return st;
+}
+
+gr_status gr_logits_open(gr_logits **out, const gr_comm *c, const char *dir)
+{
+    gr_status  st = GR_OK;
+    gr_logits *l = NULL;
+
+    GR_TRY(gr_logits_look(&l, c, dir));
     GR_TRY(gr_agree(c, verify_mine(l, c)));
     *out = l;
     l = NULL;
@@ -410,6 +429,11 @@ void gr_logits_close(gr_logits **pl)
     gr_h5_pool_close(&l->pool);
     gr_free(&l->seal);
     gr_free(pl);
+}
+
+gr_status gr_logits_path(const gr_logits *l, int64_t i, char path[GR_PATH_MAX])
+{
+    return file_path(path, l->dir, i);
 }
 
 const gr_logits_spec *gr_logits_spec_of(const gr_logits *l)

@@ -52,6 +52,15 @@ const gr_logits_spec *gr_logits_spec_of(const gr_logits *l);
 const char *gr_logits_digest(const gr_logits *l); /**< identifies the predictions, whatever path or configuration
                                                      made them: 16 hex digits; "content" in the index */
 
+/** [collective] Read the index alone: no file is looked at. To see which of them are sound. */
+gr_status gr_logits_look(gr_logits **l, const gr_comm *c, const char *dir);
+
+/** [local] The path of file i. */
+gr_status gr_logits_path(const gr_logits *l, int64_t i, char path[4096]);
+
+/** [local] Verify file i: checksum, the index's seal, attributes, shapes. GR_ERR_INPUT. */
+gr_status gr_logits_check(const gr_logits *l, int64_t i);
+
 /** [local] Positions [first, first + n): id [n, k], lp [n, k], tail [n], host memory. Values are checked as by
  * gr_logits_write: GR_ERR_INPUT. Files verified at open are not read in full again; up to 32 stay open. */
 gr_status gr_logits_read(gr_logits *l, int64_t first, int64_t n, int32_t *id, float *lp, float *tail);

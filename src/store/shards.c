@@ -419,28 +419,34 @@ out:
 
 /* ---- opening --------------------------------------------------------------------------------------------- */
 
-/* [local] The shards of this rank: checksum and content. */
-static gr_status verify_mine(const gr_shards *s, const gr_comm *c)
+gr_status gr_shards_check(const gr_shards *s, int64_t i)
 {
     gr_status st = GR_OK;
     gr_h5    *f = NULL;
     char      path[GR_PATH_MAX];
 
-    for (int64_t i = gr_comm_rank(c); i < s->n_shard; i += gr_comm_size(c)) {
-        GR_TRY(shard_path(path, s->dir, i));
-        GR_TRY(gr_h5_open(&f, path, "shard"));
-        GR_CHECK(!strcmp(gr_h5_seal_of(f), s->info[i].seal), GR_ERR_INPUT, "%s: seal %s, but the index says %s", path,
-                 gr_h5_seal_of(f), s->info[i].seal);
-        GR_TRY(check_int(f, path, "content", s->info[i].content));
-        GR_TRY(check_shard(f, path, &s->corpus, &s->info[i]));
-        gr_h5_close(&f);
-    }
+    GR_TRY(shard_path(path, s->dir, i));
+    GR_TRY(gr_h5_open(&f, path, "shard"));
+    GR_CHECK(!strcmp(gr_h5_seal_of(f), s->info[i].seal), GR_ERR_INPUT, "%s: seal %s, but the index says %s", path,
+             gr_h5_seal_of(f), s->info[i].seal);
+    GR_TRY(check_int(f, path, "content", s->info[i].content));
+    GR_TRY(check_shard(f, path, &s->corpus, &s->info[i]));
 out:
     gr_h5_close(&f);
     return st;
 }
 
-gr_status gr_shards_open(gr_shards **out_s, const gr_comm *c, const char *dir)
+/* [local] The shards of this rank: checksum and content. */
+static gr_status verify_mine(const gr_shards *s, const gr_comm *c)
+{
+    gr_status st = GR_OK;
+
+    for (int64_t i = gr_comm_rank(c); i < s->n_shard; i += gr_comm_size(c)) GR_TRY(gr_shards_check(s, i));
+out:
+    return st;
+}
+
+gr_status gr_shards_look(gr_shards **out_s, const gr_comm *c, const char *dir)
 {
     gr_status  st = GR_OK;
     gr_shards *s = NULL;
@@ -451,6 +457,19 @@ gr_status gr_shards_open(gr_shards **out_s, const gr_comm *c, const char *dir)
     if (st == GR_OK) st = gr_path(path, "%s/index.json", dir);
     GR_TRY(gr_agree(c, st));
     GR_TRY(gr_json_share(c, path, read_index, s));
+    *out_s = s;
+    s = NULL;
+out:
+    gr_shards_close(&s);
+    return st;
+}
+
+gr_status gr_shards_open(gr_shards **out_s, const gr_comm *c, const char *dir)
+{
+    gr_status  st = GR_OK;
+    gr_shards *s = NULL;
+
+    GR_TRY(gr_shards_look(&s, c, dir));
     GR_TRY(gr_agree(c, verify_mine(s, c)));
     *out_s = s;
     s = NULL;
@@ -471,6 +490,16 @@ void gr_shards_close(gr_shards **sp)
     gr_free(&s->info);
     gr_free(&s->first);
     gr_free(sp);
+}
+
+int64_t gr_shards_count(const gr_shards *s)
+{
+    return s->n_shard;
+}
+
+gr_status gr_shards_path(const gr_shards *s, int64_t i, char path[GR_PATH_MAX])
+{
+    return shard_path(path, s->dir, i);
 }
 
 const gr_corpus *gr_shards_corpus(const gr_shards *s)

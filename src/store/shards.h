@@ -62,6 +62,17 @@ typedef struct gr_shards gr_shards; /**< an open corpus */
 gr_status gr_shards_open(gr_shards **s, const gr_comm *c, const char *dir);
 void      gr_shards_close(gr_shards **s);
 
+/** [collective] Read the index alone: no shard is looked at. To see which of them are sound. */
+gr_status gr_shards_look(gr_shards **s, const gr_comm *c, const char *dir);
+
+int64_t gr_shards_count(const gr_shards *s); /**< of shards */
+
+/** [local] The path of shard i. */
+gr_status gr_shards_path(const gr_shards *s, int64_t i, char path[4096]);
+
+/** [local] Verify shard i: checksum, the index's seal, attributes, shapes, ids, offsets. GR_ERR_INPUT. */
+gr_status gr_shards_check(const gr_shards *s, int64_t i);
+
 const gr_corpus *gr_shards_corpus(const gr_shards *s);
 int64_t          gr_shards_tokens(const gr_shards *s);
 int64_t          gr_shards_documents(const gr_shards *s);

@@ -186,6 +186,11 @@ const char *gr_weights_pattern(const gr_weights *w)
     return w->pattern;
 }
 
+gr_status gr_weights_get(const gr_weights *w, const char *attribute, char **text)
+{
+    return gr_h5_get_str(w->f, NULL, attribute, text);
+}
+
 int64_t gr_weights_count(const gr_weights *w)
 {
     return w->n;

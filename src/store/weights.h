@@ -42,11 +42,14 @@ gr_status gr_weights_open(gr_weights **w, const gr_comm *c, const char *path);
 void      gr_weights_close(gr_weights **w);
 
 const char *gr_weights_path(const gr_weights *w);
-const char *gr_weights_content(
-    const gr_weights *w); /**< identifies the model: 16 hex digits; a checkpoint's is that of its manifest */
+/** Identifies the model: 16 hex digits; a checkpoint's is that of its manifest. */
+const char *gr_weights_content(const gr_weights *w);
 const char *gr_weights_config_json(const gr_weights *w);
 const char *gr_weights_tokenizer_json(const gr_weights *w); /**< "" when there is none */
 const char *gr_weights_pattern(const gr_weights *w);
+
+/** [local] A text attribute of the file (program, version, config, inputs, ...) in counted memory. GR_ERR_INPUT. */
+gr_status gr_weights_get(const gr_weights *w, const char *attribute, char **text);
 
 int64_t               gr_weights_count(const gr_weights *w);
 const gr_tensor_info *gr_weights_info(const gr_weights *w, int64_t i);

@@ -1,6 +1,7 @@
 #include "train/results.h"
 #include "data/windows.h"
 #include "store/h5.h"
+#include "store/json_seal.h"
 #include "train/evaluate.h"
 #include "util/fs.h"
 #include "util/json.h"
@@ -31,7 +32,6 @@ gr_status gr_results_perplexity(gr_run *run, gr_model *model, gr_model *teacher,
     const double           start = gr_now();
     gr_quality             q;
     json_t                *o = NULL;
-    char                  *text = NULL;
 
     GR_TRY(gr_evaluate(&q, run->comm, model, teacher, shards, e->context, e->micro_batch, e->tokens));
     if (gr_comm_rank(run->comm) == 0) {
@@ -40,8 +40,7 @@ gr_status gr_results_perplexity(gr_run *run, gr_model *model, gr_model *teacher,
                       "content", model->source, "context", (json_int_t)e->context, "commit", gr_commit(), "created",
                       gr_utc());
         if (teacher) json_object_set_new(o, "kl", json_real(q.kl));
-        st = gr_json_dump(o, 2, &text);
-        if (st == GR_OK) st = gr_write_file(path, text, strlen(text));
+        st = gr_json_write(o, path);
     }
     GR_TRY(gr_agree(run->comm, st));
     if (teacher)
@@ -50,7 +49,6 @@ gr_status gr_results_perplexity(gr_run *run, gr_model *model, gr_model *teacher,
     else
         gr_log0("perplexity %.4f over %lld tokens", q.perplexity, (long long)q.tokens);
 out:
-    gr_free(&text);
     json_decref(o);
     return st;
 }

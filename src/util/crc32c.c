@@ -1,7 +1,10 @@
 #include "util/crc32c.h"
+#include "util/fs.h"
+#include "util/mem.h"
 #include <pthread.h>
 #include <stdbool.h>
 #include <string.h>
+#include <unistd.h>
 #if defined __x86_64__
 #include <immintrin.h>
 #endif
@@ -120,4 +123,29 @@ uint32_t gr_crc32c(uint32_t crc, const void *data, size_t n)
     if (__builtin_cpu_supports("sse4.2")) return crc32c_sse42(crc, data, n);
 #endif
     return gr_crc32c_portable(crc, data, n);
+}
+
+enum { PIECE = 1 << 20 /* bytes read at once: stays in the cache */ };
+
+gr_status gr_crc32c_file(const char *path, uint64_t *bytes, uint32_t *crc)
+{
+    gr_status st = GR_OK;
+    int       fd = -1;
+    uint64_t  size = 0;
+    uint32_t  sum = 0;
+    char     *data = NULL;
+
+    GR_TRY(gr_open_input(path, &fd, &size));
+    GR_TRY(gr_alloc(&data, PIECE, 1, "bytes to check"));
+    for (uint64_t at = 0; at < size; at += PIECE) {
+        const uint64_t n = size - at < PIECE ? size - at : PIECE;
+        GR_TRY(gr_pread_all(fd, data, n, at, path));
+        sum = gr_crc32c(sum, data, n);
+    }
+    *bytes = size;
+    *crc = sum;
+out:
+    gr_free(&data);
+    if (fd >= 0) close(fd);
+    return st;
 }

@@ -14,6 +14,9 @@ GR_C_BEGIN
 /** Continue `crc` (0 to start) over n bytes: crc(a||b) == gr_crc32c(gr_crc32c(0, a), b). */
 uint32_t gr_crc32c(uint32_t crc, const void *data, size_t n);
 
+/** Size and CRC-32C of a whole file. GR_ERR_INPUT when it is no regular file or cannot be read to its end. */
+gr_status gr_crc32c_file(const char *path, uint64_t *bytes, uint32_t *crc);
+
 /** The same value by tables, as on a CPU without SSE4.2; public so that a test can compare the two. */
 uint32_t gr_crc32c_portable(uint32_t crc, const void *data, size_t n);
 

@@ -46,6 +46,10 @@ gr_status gr_fail(const char *file, int line, gr_status code, const char *fmt, .
 gr_status gr_fail0(const char *file, int line, gr_status code, const char *fmt, ...)
     __attribute__((format(printf, 4, 5)));
 
+/** From now on the first error of this process goes to `text`, without place and prefix, and nothing else is logged:
+ * for a program whose business errors are. Emptying `text` makes room for the next. NULL: log again. */
+void gr_log_keep(char *text, size_t room);
+
 /** One line to stderr, prefixed with program and rank. */
 void gr_log(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 

@@ -152,6 +152,7 @@ static const hostile refused[] = {
     {"align", "", NULL, "x.yaml: run.out must be given: where the result goes"},
     {"align", "# nothing\n", NULL, "data.shards must be given: directory written by graft-tokenize"},
     {"align", NULL, "run.out=a", "command line: data.shards must be given"},
+    {"verify", NULL, NULL, "nothing to do: graft-verify PATH"},
     {"align", NULL, NULL, "no configuration: graft-align CONFIG.yaml"},
     /* bases */
     {"align", "base: nowhere.yaml\n", NULL, "x.yaml:1: base: "},
@@ -364,6 +365,23 @@ static gr_config *parse(const char *program, const char *text)
     return cfg;
 }
 
+/* graft-verify's paths come from the file, or from plain arguments, which replace them; other programs take none. */
+static void plain_arguments(void)
+{
+    gr_config *cfg = NULL;
+
+    put("v.yaml", "verify: {paths: [x, y], deep: false}\n");
+    cfg = ACCEPT("verify", "v.yaml");
+    CHECK(cfg->verify.paths.n == 2 && !strcmp(cfg->verify.paths.v[1], "y") && !cfg->verify.deep, "from the file");
+    gr_config_close(&cfg);
+    cfg = ACCEPT("verify", "p", "v.yaml", "./q=r", "verify.all=true", "s.h5");
+    CHECK(cfg->verify.paths.n == 3 && !strcmp(cfg->verify.paths.v[0], "p") &&
+              !strcmp(cfg->verify.paths.v[1], "./q=r") && !strcmp(cfg->verify.paths.v[2], "s.h5"),
+          "plain arguments");
+    CHECK(cfg->verify.all && !cfg->verify.deep, "with keys between them");
+    gr_config_close(&cfg);
+}
+
 /* All strings, of all sections, odd. */
 static const char shared[] = ""
 #define GR_SECTION(section, doc)          #section ":\n"
@@ -386,26 +404,31 @@ static void round_trips(void)
     setenv("GR_ODD", odd, 1);
     put("shared.yaml", shared);
     put("all.yaml", "base: shared.yaml\nrun: {threads: 4096}\n");
+    put("tools.yaml", "base: shared.yaml\n"); /* for programs without a section `run` */
     put("numbers.yaml",
         "base: all.yaml\n"
         "optim: {lr: 0.1, eps: 1.2345678901234567e-17, clip: 3e8}\ntrain: {seed: 9223372036854775807}\n");
     for (size_t i = 0; i < sizeof programs / sizeof programs[0]; i++) {
-        const bool trains = strstr(gr_program_find(programs[i])->sections, "optim");
-        gr_config *a = ACCEPT(programs[i], trains ? "numbers.yaml" : "all.yaml"), *b = NULL;
-        char      *text = NULL, *again = NULL, *help = NULL;
+        const char *uses = gr_program_find(programs[i])->sections;
+        const bool  trains = strstr(uses, "optim"), runs = strstr(uses, "run");
+        const char *given = trains ? "numbers.yaml" : runs ? "all.yaml" : "tools.yaml";
+        gr_config  *a = ACCEPT(programs[i], given), *b = NULL;
+        char       *text = NULL, *again = NULL, *help = NULL;
 
         CHECK(gr_config_print(a, programs[i], &text) == GR_OK, "print");
         b = parse(programs[i], text);
         CHECK(gr_config_print(b, programs[i], &again) == GR_OK, "print again");
         CHECK(!strcmp(text, again), "graft-%s: printed twice\n%s\n%s", programs[i], text, again);
-        CHECK(!strcmp(b->run.out, odd) && b->run.threads == 4096, "graft-%s: a value changed", programs[i]);
+        if (runs) CHECK(!strcmp(b->run.out, odd) && b->run.threads == 4096, "graft-%s: a value changed", programs[i]);
         if (trains)
             CHECK(b->optim.eps == 1.2345678901234567e-17 && b->optim.lr == 0.1 && b->optim.clip == 3e8 &&
                       b->train.seed == INT64_MAX,
                   "numbers changed");
 
         CHECK(gr_config_help(programs[i], &help) == GR_OK, "help");
-        CHECK(strstr(help, "run.out") && strstr(help, "must be given") && strstr(help, "\n   85  "), "help:\n%s", help);
+        CHECK(strstr(help, runs ? "run.out" : "verify.paths") && strstr(help, "must be given") &&
+                  strstr(help, "\n   85  "),
+              "help:\n%s", help);
         CHECK(!strstr(help, "logits.k ") == !strstr(text, "\nlogits:"), "help and print disagree on the sections");
         gr_free(&text);
         gr_free(&again);
@@ -512,6 +535,7 @@ int main(void)
     survive_damage();
     inherit_and_override();
     expand_strings();
+    plain_arguments();
     round_trips();
     print_is_readable();
     resolved_text_is_strict();

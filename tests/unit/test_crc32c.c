@@ -5,8 +5,29 @@ timeout: 10
 */
 #include "tests/check.h"
 #include "util/crc32c.h"
+#include "util/fs.h"
 #include "util/rng.h"
+#include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
+
+/* A file of more than one piece. */
+static void files(void)
+{
+    enum { N = (1 << 20) + 7 };
+    static uint8_t data[N];
+    const char    *dir = getenv("GR_TEST_DIR");
+    uint64_t       bytes = 0;
+    uint32_t       crc = 0;
+
+    CHECK(dir && chdir(dir) == 0, "run me through tests/run.sh");
+    for (int i = 0; i < N; i++) data[i] = (uint8_t)(i * i + i / 251);
+    CHECK(gr_write_file("some", data, N) == GR_OK && gr_write_file("none", data, 0) == GR_OK, "write");
+    CHECK(gr_crc32c_file("some", &bytes, &crc) == GR_OK && bytes == N && crc == gr_crc32c(0, data, N), "some");
+    CHECK(gr_crc32c_file("none", &bytes, &crc) == GR_OK && bytes == 0 && crc == 0, "none");
+    CHECK(gr_crc32c_file("absent", &bytes, &crc) == GR_ERR_INPUT && gr_crc32c_file(".", &bytes, &crc) == GR_ERR_INPUT,
+          "no file");
+}
 
 int main(void)
 {
@@ -54,5 +75,6 @@ int main(void)
     CHECK(gr_crc32c_combine(gr_crc32c_combine(0xE3069283, z, UINT64_C(1) << 40), z, UINT64_C(1) << 40) ==
               gr_crc32c_combine(0xE3069283, gr_crc32c_combine(z, z, UINT64_C(1) << 40), UINT64_C(1) << 41),
           "lengths of 40 bits");
+    files();
     return check_result();
 }

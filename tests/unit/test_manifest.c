@@ -151,6 +151,28 @@ static void every_bit(void)
     json_decref(tree);
 }
 
+/* Written for people, sealed all the same: it reads back, and no bit may change. */
+static void written(void)
+{
+    const char *dir = getenv("GR_TEST_DIR");
+    char        path[GR_PATH_MAX], *text = NULL;
+    uint64_t    n = 0;
+    json_t     *tree = json_pack("{ss s[ii]}", "a", "b", "list", 1, 2), *back = NULL;
+
+    CHECK(dir && gr_path(path, "%s/written.json", dir) == GR_OK, "run me through tests/run.sh");
+    CHECK(gr_json_write(tree, path) == GR_OK && gr_read_file(path, 1 << 20, &text, &n) == GR_OK, "write");
+    CHECK(text && strstr(text, "{\n  \"a\": \"b\",\n"), "not indented: %s", text);
+    CHECK(gr_json_unseal(text, n, "test", &back) == GR_OK && json_equal(tree, back), "read back");
+    json_decref(back);
+    for (uint64_t i = 0; i < 8 * n; i++) {
+        text[i / 8] = (char)(text[i / 8] ^ 1 << i % 8);
+        CHECK(gr_json_unseal(text, n, "test", &back) == GR_ERR_INPUT, "bit %d flipped", (int)i);
+        text[i / 8] = (char)(text[i / 8] ^ 1 << i % 8);
+    }
+    gr_free(&text);
+    json_decref(tree);
+}
+
 /* What could not be read again is not written. */
 static void too_long(void)
 {
@@ -181,6 +203,7 @@ int main(void)
     good();
     wrong();
     every_bit();
+    written();
     too_long();
     names();
     return check_result();

@@ -93,6 +93,33 @@ static void messages(void)
     gr_log_identity("graft", 0);
 }
 
+/* Kept instead of logged: the first error only, also those that rank 0 alone would log, and no other line. */
+static gr_status quiet(void)
+{
+    char kept[64] = "", small[8] = "";
+
+    gr_log_keep(kept, sizeof kept);
+    CHECK(log_on_rank_3() == GR_OK && !*kept, "kept a line that is no error: %s", kept);
+    CHECK(gr_fail0("place.c", 1, GR_ERR_INPUT, "first %d", 1) == GR_ERR_INPUT && fail_short() == GR_ERR_IO, "codes");
+    CHECK(!strcmp(kept, "first 1"), "kept: %s", kept);
+    *kept = 0;
+    CHECK(fail_short() == GR_ERR_IO && !strcmp(kept, "cannot read weights.h5"), "kept: %s", kept);
+    gr_log_keep(small, sizeof small);
+    CHECK(fail_long() == GR_ERR_INPUT && !strcmp(small, "xxxxxxx"), "kept: %s", small);
+    gr_log_keep(NULL, 0);
+    return fail_short();
+}
+
+static void keeping(void)
+{
+    char text[1024];
+
+    gr_log_identity("graft-verify", 3);
+    CHECK(logged(quiet, text, sizeof text) == GR_ERR_IO, "speak");
+    CHECK(!strcmp(text, "graft-verify[3]: error (i/o): cannot read weights.h5  [place.c:42]\n"), "logged: %s", text);
+    gr_log_identity("graft", 0);
+}
+
 static int n_after;
 
 static gr_status guarded(gr_status first, int ok)
@@ -128,6 +155,7 @@ int main(void)
     CHECK(dir && chdir(dir) == 0, "run me through tests/run.sh");
     codes_and_order();
     messages();
+    keeping();
     macros();
     return check_result();
 }
