@@ -16,6 +16,8 @@
 #   timeout: 20            seconds
 #   */
 #
+# One that mostly waits says `lane: beside`, and runs while the others do.
+#
 # A test passes with exit code 0 and skips with 77. It finds in its environment
 #   GR_TEST_DIR   an empty directory of its own, removed when it passes
 #   GR_BUILD      the build directory (absolute)
@@ -43,7 +45,8 @@ for v in $(compgen -e); do       # as if outside of any Slurm job
     case $v in SLURM_* | PMIX_* | PMI_*) unset "$v" ;; esac
 done
 shm=$(mktemp -d /dev/shm/graft-test.XXXXXX 2>/dev/null || mktemp -d) || exit 1
-trap 'rm -rf "$shm"' EXIT
+beside=
+trap '[ -z "$beside" ] || kill $beside 2>/dev/null; rm -rf "$shm"' EXIT
 trap 'exit 130' INT TERM
 
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
@@ -151,6 +154,7 @@ run_kind()
     build=$(mkdir -p "$2/scratch" && cd "$2" && pwd) || exit 1
     for file in tests/"$kind"/$glob*.c tests/"$kind"/$glob*.sh; do
         [ -e "$file" ] && wanted "$file" || continue
+        [ "$(field "$file" lane)" = "$lane" ] || continue
         np=$(field "$file" np) limit=$(field "$file" timeout)
         if ! [[ $np =~ ^[0-9]+(\ +[0-9]+)*\ *$ && $limit =~ ^[0-9]+$ ]]; then
             verdict FAILED "$file$3" 0 "no TEST block with np and timeout"
@@ -172,9 +176,21 @@ run_kind()
     done
 }
 
-main_build=$build
-for k in $kinds; do run_kind "$k" "$main_build" "" "$slower"; done
-[ -n "$asan" ] && run_kind unit "$asan" " (asan)" $((5 * slower))
+# run_lane LANE: the tests that say so; most say nothing
+run_lane()
+{
+    local lane=$1 k main=$build
+    for k in $kinds; do run_kind "$k" "$main" "" "$slower"; done
+    [ -z "$asan" ] || run_kind unit "$asan" " (asan)" $((5 * slower))
+}
+
+{ run_lane beside; echo "$passed $failed $skipped"; } >"$shm/beside" 2>&1 &
+beside=$!
+run_lane ""
+wait $beside
+head -n -1 "$shm/beside"
+read -r p f s < <(tail -n 1 "$shm/beside")
+passed=$((passed + p)) failed=$((failed + f)) skipped=$((skipped + s))
 
 if [ "$skipped" -eq 0 ]; then echo "$passed passed, $failed failed"; else echo "$passed passed, $failed failed, $skipped skipped"; fi
 [ $failed -eq 0 ]

@@ -74,6 +74,41 @@ out:
 
 /* ---- directories -------------------------------------------------------------------------------------- */
 
+/* File i of an index's list is there, whole, and sealed as the index says. */
+static gr_status find_listed(const char *index, const char *kind, int64_t i, const char *seal)
+{
+    gr_status st = GR_OK;
+    char      dir[GR_PATH_MAX], path[GR_PATH_MAX];
+    gr_seal   is;
+
+    GR_TRY(gr_dirname(dir, index));
+    GR_TRY(gr_path(path, "%s/%s-%05" PRId64 ".h5", dir, kind, i));
+    GR_TRY(gr_seal_read(path, kind, &is));
+    GR_CHECK(!strcmp(is.id, seal), GR_ERR_INPUT, "%s: seal %s, but %s lists %s", path, is.id, index, seal);
+out:
+    return st;
+}
+
+/* The shards of a corpus or the files of logits: an index whose files are gone identifies nothing. */
+static gr_status find_all_listed(const char *index, const json_t *tree)
+{
+    gr_status     st = GR_OK;
+    const json_t *shards = json_object_get(tree, "shards"), *list = shards ? shards : json_object_get(tree, "files");
+    const json_t *item;
+    const char   *seal;
+    size_t        i;
+
+    GR_CHECK(json_is_array(list), GR_ERR_INPUT, "%s: no list of files", index);
+    json_array_foreach(list, i, item)
+    {
+        seal = json_string_value(shards ? json_object_get(item, "seal") : item);
+        GR_CHECK(seal, GR_ERR_INPUT, "%s: file %zu has no seal", index, i);
+        GR_TRY(find_listed(index, shards ? "shard" : "logits", (int64_t)i, seal));
+    }
+out:
+    return st;
+}
+
 static gr_status identify_index(gr_identity *id, const char *path)
 {
     gr_status   st = GR_OK;
@@ -86,6 +121,7 @@ static gr_status identify_index(gr_identity *id, const char *path)
     GR_TRY(gr_json_unseal(text, n, path, &tree));
     GR_TRY(gr_json_get_str(tree, path, "content", &content));
     GR_CHECK(strlen(content) == 16, GR_ERR_INPUT, "%s: content is \"%.32s\", expected 16 hex digits", path, content);
+    GR_TRY(find_all_listed(path, tree));
     memcpy(id->hex, content, sizeof id->hex);
 out:
     json_decref(tree);

@@ -3,7 +3,8 @@
  * An identity is 16 hex digits. The same content has the same, wherever it lies, whoever made it and when:
  *
  *     weights.h5, or its directory       the content that the seal tells (store/weights.h)
- *     index.json, or its directory       the content that the index tells (store/shards.h, store/logits.h)
+ *     index.json, or its directory       the content that the index tells (store/shards.h, store/logits.h); the files
+ *                                        that it lists must be there, with the seals that it lists
  *     manifest.json, or its directory    the manifest, which lists all checksums (store/manifest.h)
  *     a directory with step-*            the newest of these checkpoints
  *     another directory                  of a model: config.json, tokenizer.json, *.safetensors and their index

@@ -113,7 +113,9 @@ static gr_status same_product(const gr_product *p, const json_t *record, bool *t
     gr_identity is;
 
     GR_TRY(gr_json_get_str(record, p->record, "content", &was));
-    GR_TRY(gr_identify(&is, path));
+    st = gr_identify(&is, path);
+    if (st != GR_OK) gr_log("%s was complete and is damaged now: remove it, or choose another run.out", p->out);
+    GR_TRY(st);
     *there = *is.hex || p->whole;
     GR_CHECK(!*there || !strcmp(is.hex, was), GR_ERR_INPUT,
              "%s is not what was made: content %s, but %s says %s; remove %s, or choose another run.out", path, is.hex,

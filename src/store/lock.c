@@ -24,7 +24,7 @@ static gr_status try_lock(const char *path, int *lock, char holder[HOLDER])
     int         file;
 
     file = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0666);
-    GR_CHECK(file >= 0, GR_ERR_IO, "%s: %s", path, strerror(errno));
+    GR_CHECK(file >= 0, gr_place_error(errno), "%s: %s", path, strerror(errno));
     if (!flock(file, LOCK_EX | LOCK_NB)) {
         /* Had someone removed the file, two runs could each lock their own. */
         if (!fstat(file, &mine) && !stat(path, &there) && mine.st_ino == there.st_ino && mine.st_dev == there.st_dev) {

@@ -145,11 +145,17 @@ out:
     return st;
 }
 
-/* Errors that trying again cannot cure: somebody named the wrong place. */
-static bool forbidden(int cause)
+gr_status gr_place_error(int cause)
 {
-    return cause == EACCES || cause == EPERM || cause == EROFS || cause == ENOTDIR || cause == ENAMETOOLONG ||
-           cause == ELOOP;
+    switch (cause) {
+    case EACCES:
+    case EPERM:
+    case EROFS:
+    case ENOTDIR:
+    case ENAMETOOLONG:
+    case ELOOP: return GR_ERR_CONFIG;
+    default: return GR_ERR_IO;
+    }
 }
 
 gr_status gr_mkdirs(const char *path)
@@ -169,7 +175,7 @@ gr_status gr_mkdirs(const char *path)
             GR_TRY(gr_fsync_path(parent));
         } else if (*part) {
             const int cause = errno; /* a directory that is there may answer EEXIST, EROFS or EACCES */
-            GR_CHECK(!stat(part, &sb), forbidden(cause) ? GR_ERR_CONFIG : GR_ERR_IO, "%s: mkdir: %s", part,
+            GR_CHECK(!stat(part, &sb), gr_place_error(cause), "%s: mkdir: %s", part,
                      strerror(cause));
             GR_CHECK(S_ISDIR(sb.st_mode), GR_ERR_CONFIG, "%s: not a directory", part);
         }

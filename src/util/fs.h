@@ -33,6 +33,10 @@ gr_status gr_write_file(const char *path, const void *data, uint64_t n);
 gr_status gr_pread_all(int fd, void *data, uint64_t n, uint64_t offset, const char *path);
 gr_status gr_pwrite_all(int fd, const void *data, uint64_t n, uint64_t offset, const char *path);
 
+/** What an errno means for an output that cannot be made: GR_ERR_CONFIG where trying again cannot cure it, because
+ * somebody named the wrong place; else GR_ERR_IO. */
+gr_status gr_place_error(int cause);
+
 /** mkdir -p; new directories are on disk when it returns. GR_ERR_CONFIG where it is not allowed, or a file is in the
  * way; GR_ERR_IO. */
 gr_status gr_mkdirs(const char *path);

@@ -2,6 +2,7 @@
 # Two runs in one directory: the second waits ten seconds, names the first, and leaves with 75; or gets the lock in time.
 #TEST np: 1
 #TEST timeout: 60
+#TEST lane: beside
 . "$(dirname "$0")/checkpoint.sh"
 command -v flock >/dev/null || skip "needs flock"
 

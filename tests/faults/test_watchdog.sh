@@ -3,6 +3,7 @@
 # A job that was only suspended, or that works for long, goes on.
 #TEST np: 1
 #TEST timeout: 240
+#TEST lane: beside
 set -euo pipefail
 . "$(dirname "$0")/../jobs/lib.sh"
 

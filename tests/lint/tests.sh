@@ -22,5 +22,6 @@ for f in tests/*/test_*.c tests/*/test_*.sh tests/lint/*.sh; do
     [ -n "$block" ] || { complain "$f" "no TEST block (see tests/run.sh)"; continue; }
     grep -qE '^np: [0-9]+( +[0-9]+)*$' <<<"$block" || complain "$f" "TEST block: np: a list of rank counts"
     grep -qE '^timeout: [0-9]+$' <<<"$block" || complain "$f" "TEST block: timeout: seconds"
+    ! grep -vqE '^(np|timeout): |^lane: beside$|^[^a-z]|^$' <<<"$block" || complain "$f" "TEST block: np, timeout, and maybe lane: beside"
 done
 exit $bad

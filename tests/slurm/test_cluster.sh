@@ -5,6 +5,7 @@
 # Disturbances hit a stage in the middle for sure, not by timing: its ranks are frozen with SIGSTOP while the stage is set upon.
 #TEST np: 1
 #TEST timeout: 600
+#TEST lane: beside
 # shellcheck disable=SC2154,SC2016,SC2034 # variables of lib.sh; text for eval; jobs by ${!name}
 set -euo pipefail
 # shellcheck source=tests/jobs/lib.sh
