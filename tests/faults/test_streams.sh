@@ -17,7 +17,7 @@ ends_with() # CODE WHAT: the command before, whose exit code is $rc
 # The files of a result, but for those that say when or by which process they were made; weights by their values.
 same_result()
 {
-    diff -rq -x ckpt -x metrics.jsonl -x 'report.*' -x results.json -x weights.h5 "$dir/whole" "$dir/out"
+    diff -rq -x ckpt -x metrics.jsonl -x 'report.*' -x results.json -x weights.h5 -x graft.json "$dir/whole" "$dir/out"
     [ ! -e "$dir/whole/weights.h5" ] || same_weights "$dir/whole/weights.h5" "$dir/out/weights.h5" 0
     rm -rf "$dir/out"
 }
