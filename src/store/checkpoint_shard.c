@@ -296,7 +296,7 @@ gr_status gr_ckpt_read_job(void *user)
     if (s->shard < 0) goto out;
     GR_TRY(gr_path(path, "%s/%s", s->path, s->shard_name));
     GR_TRY(drop_cache(path));
-    GR_TRY(gr_seal_verify(NULL, path, GR_CKPT_KIND, &seal));
+    GR_TRY(gr_seal_verify_disk(path, GR_CKPT_KIND, &seal));
     GR_CHECK(!strcmp(seal.id, s->seal.id), GR_ERR_INPUT, "%s: seal %s, written was %s", path, seal.id, s->seal.id);
 out:
     return st;
