@@ -77,7 +77,8 @@ bool gr_ckpt_written(const gr_ckpt_dir *d);
  */
 gr_status gr_ckpt_publish(gr_ckpt_dir *d);
 
-/** [collective] READING: delete what may go. GR_ERR_SAVE: it was damaged and is set aside, save again soon. */
+/** [collective] READING: what may go is renamed, and deleted by the writer. GR_ERR_SAVE: it was damaged and is set
+ * aside, save again soon. */
 gr_status gr_ckpt_settle(gr_ckpt_dir *d);
 
 /** [collective] begin, publish and settle, without a copy or a thread: data must not change during the call. */

@@ -115,6 +115,7 @@ void gr_ckpt_flight_clear(flight *s)
 
 bool gr_ckpt_flight_close(gr_ckpt_dir *d)
 {
+    if (d->flight.phase == GR_CKPT_IDLE) gr_writer_wait(&d->writer); /* what is being deleted goes */
     atomic_store(&d->flight.cancel, true);
     if (!gr_writer_leave(&d->writer, PATIENCE_S)) {
         gr_log("%s: the writer hangs, and is left behind", d->path);

@@ -58,7 +58,7 @@ from_the_start() # INJECTION CALL
 kills=0
 for how in attached from_the_start; do
     calls="fsync rename pwrite64 unlink"
-    [ $how = attached ] && calls="fsync rename pwrite64 pread64 fallocate fadvise64 openat"
+    [ $how = attached ] && calls="fsync rename pwrite64 pread64 fallocate fadvise64 openat unlink rmdir"
     for call in $calls; do
         for ((k = 1; k < 60; k++)); do
             fresh "$base"
