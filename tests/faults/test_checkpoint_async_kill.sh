@@ -34,6 +34,7 @@ attached()
 {
     local pid tracer
     rm -f "$dir/go" && mkfifo "$dir/go"
+    : >"$out" # "ready" of the run before is not this one's
     "$drive" "$dir/ckpt" 8 2 2 $rows alone async wait <"$dir/go" >"$out" 2>"$err" &
     pid=$!
     exec 3>"$dir/go"
