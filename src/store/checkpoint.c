@@ -101,7 +101,7 @@ void gr_ckpt_mark(const gr_ckpt_dir *d, int64_t step, bool verified)
 
 /* All but those that the rule keeps go. Each leaves its name first, so that no half-deleted one looks like a
  * checkpoint. A failure here costs disk space, not data: it is logged, and the save stands. */
-void gr_ckpt_retain(const gr_ckpt_dir *d, int keep)
+bool gr_ckpt_retain(const gr_ckpt_dir *d, int keep)
 {
     int64_t *step = NULL, n = 0;
     char     path[GR_PATH_MAX];
@@ -109,9 +109,10 @@ void gr_ckpt_retain(const gr_ckpt_dir *d, int keep)
     if (gr_ckpt_list(d->path, &step, &n) != GR_OK) gr_log("%s: old checkpoints stay", d->path);
     while (n > 0 && keep > 0) keep -= mark_path(path, d, step[--n]) && gr_exists(path);
     for (int64_t i = 0; i < n; i++)
-        if (gr_ckpt_rename(d, step[i], ".del-", path) != GR_OK || gr_remove_tree(path) != GR_OK)
+        if (gr_ckpt_rename(d, step[i], ".del-", path) != GR_OK)
             gr_log("%s: step %" PRId64 " could not be deleted", d->path, step[i]);
     gr_free(&step);
+    return n > 0;
 }
 
 /* ---- the directory ----------------------------------------------------------------------------- */
@@ -190,8 +191,19 @@ static bool stale_mark(const gr_ckpt_dir *d, const char *name)
     return step >= 0 && gr_ckpt_step_path(path, d->path, step) == GR_OK && !gr_exists(path);
 }
 
-/* What dead attempts left. A zombie may still be writing there: what cannot be removed stays for the next run. */
-static gr_status remove_garbage(const gr_ckpt_dir *d)
+static bool leaving(const gr_ckpt_dir *d, const char *name)
+{
+    (void)d;
+    return !strncmp(name, ".del-", 5);
+}
+
+static bool garbage(const gr_ckpt_dir *d, const char *name)
+{
+    return leaving(d, name) || !strncmp(name, ".tmp-", 5) || stale_mark(d, name);
+}
+
+/* A zombie may still be writing there: what cannot be removed stays for the next run. */
+static gr_status remove_all(const gr_ckpt_dir *d, bool (*goes)(const gr_ckpt_dir *d, const char *name))
 {
     gr_status st = GR_OK;
     char    **name = NULL, path[GR_PATH_MAX];
@@ -199,13 +211,19 @@ static gr_status remove_garbage(const gr_ckpt_dir *d)
 
     GR_TRY(gr_list(d->path, &name, &n));
     for (int64_t i = 0; i < n; i++) {
-        if (strncmp(name[i], ".tmp-", 5) != 0 && strncmp(name[i], ".del-", 5) != 0 && !stale_mark(d, name[i])) continue;
+        if (!goes(d, name[i])) continue;
         GR_TRY(gr_path(path, "%s/%s", d->path, name[i]));
         if (gr_remove_tree(path) != GR_OK) gr_log("%s: left behind", path);
     }
 out:
     gr_names_free(&name, n);
     return st;
+}
+
+gr_status gr_ckpt_delete_job(void *user)
+{
+    remove_all(user, leaving); /* what fails has been said, and is tried again by the next run */
+    return GR_OK;
 }
 
 gr_status gr_ckpt_dir_open(gr_ckpt_dir **out, const gr_comm *c, const char *path)
@@ -222,7 +240,7 @@ gr_status gr_ckpt_dir_open(gr_ckpt_dir **out, const gr_comm *c, const char *path
     if (gr_comm_rank(c) == 0) {
         if (st == GR_OK) st = gr_mkdirs(path);
         if (st == GR_OK) st = take(d);
-        if (st == GR_OK) st = remove_garbage(d);
+        if (st == GR_OK) st = remove_all(d, garbage); /* what dead attempts left */
     }
     GR_TRY(gr_agree(c, st));
     gr_bcast(c, d->attempt, sizeof d->attempt, 0);

@@ -50,7 +50,8 @@ void gr_ckpt_deal(gr_ckpt_piece *piece, int64_t n, int rank, int size);
  *
  * begin copies and returns; one thread of this rank, which never calls MPI, writes. publish makes a checkpoint of what
  * is written; the same thread then drops it from the page cache and reads it back against its seals, and settle acts on
- * what it found. Both wait if need be: ask gr_ckpt_written first, on all ranks. One save is under way at a time.
+ * what it found; what goes is deleted by that thread, too. Both wait if need be: ask gr_ckpt_written first, on all
+ * ranks. One save is under way at a time.
  *
  * Which are deleted: a checkpoint goes when `keep` newer ones have been read back and found good (or were read by a
  * recovery). One that reads back damaged is renamed to bad-*. So there may be keep + 1 of them, or more while disks
@@ -77,7 +78,8 @@ bool gr_ckpt_written(const gr_ckpt_dir *d);
  */
 gr_status gr_ckpt_publish(gr_ckpt_dir *d);
 
-/** [collective] READING: delete what may go. GR_ERR_SAVE: it was damaged and is set aside, save again soon. */
+/** [collective] READING: what may go is renamed, and deleted by the writer. GR_ERR_SAVE: it was damaged and is set
+ * aside, save again soon. */
 gr_status gr_ckpt_settle(gr_ckpt_dir *d);
 
 /** [collective] begin, publish and settle, without a copy or a thread: data must not change during the call. */

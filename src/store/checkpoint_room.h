@@ -51,8 +51,12 @@ gr_status gr_ckpt_rename(const gr_ckpt_dir *d, int64_t step, const char *prefix,
 /** [rank 0] Remember, or forget, that a step was read back and found good. */
 void gr_ckpt_mark(const gr_ckpt_dir *d, int64_t step, bool verified);
 
-/** [rank 0] Delete every checkpoint with at least `keep` newer ones that were read back. */
-void gr_ckpt_retain(const gr_ckpt_dir *d, int keep);
+/** [rank 0] Every checkpoint with at least `keep` newer ones that were read back gives up its name; true: there are
+ * some to delete. */
+bool gr_ckpt_retain(const gr_ckpt_dir *d, int keep);
+
+/** [writer] user: the directory, of which only the path is looked at. Delete what has given up its name. */
+gr_status gr_ckpt_delete_job(void *user);
 
 /** [rank 0] GR_ERR_IO when another attempt owns the directory by now. */
 gr_status gr_ckpt_still_mine(const gr_ckpt_dir *d);

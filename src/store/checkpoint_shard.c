@@ -115,6 +115,7 @@ void gr_ckpt_flight_clear(flight *s)
 
 bool gr_ckpt_flight_close(gr_ckpt_dir *d)
 {
+    if (d->flight.phase == GR_CKPT_IDLE) gr_writer_wait(&d->writer); /* what is being deleted goes */
     atomic_store(&d->flight.cancel, true);
     if (!gr_writer_leave(&d->writer, PATIENCE_S)) {
         gr_log("%s: the writer hangs, and is left behind", d->path);
@@ -296,7 +297,7 @@ gr_status gr_ckpt_read_job(void *user)
     if (s->shard < 0) goto out;
     GR_TRY(gr_path(path, "%s/%s", s->path, s->shard_name));
     GR_TRY(drop_cache(path));
-    GR_TRY(gr_seal_verify(NULL, path, GR_CKPT_KIND, &seal));
+    GR_TRY(gr_seal_verify_disk(path, GR_CKPT_KIND, &seal));
     GR_CHECK(!strcmp(seal.id, s->seal.id), GR_ERR_INPUT, "%s: seal %s, written was %s", path, seal.id, s->seal.id);
 out:
     return st;

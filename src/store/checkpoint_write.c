@@ -107,7 +107,7 @@ gr_ckpt_phase gr_ckpt_phase_of(const gr_ckpt_dir *d)
 
 bool gr_ckpt_written(const gr_ckpt_dir *d)
 {
-    return gr_writer_done(&d->writer);
+    return d->flight.phase == GR_CKPT_IDLE || gr_writer_done(&d->writer);
 }
 
 const gr_ckpt_saved *gr_ckpt_last(const gr_ckpt_dir *d)
@@ -183,6 +183,7 @@ static gr_status begin(gr_ckpt_dir *d, int64_t step, const gr_ckpt_piece *piece,
 
     if (d->flight.phase == GR_CKPT_WRITING) gr_ckpt_publish(d); /* what went wrong has been said */
     if (d->flight.phase == GR_CKPT_READING) gr_ckpt_settle(d);
+    gr_writer_wait(&d->writer); /* it may still be deleting: that is space to write in */
     gr_ckpt_flight_clear(&d->flight);
     d->flight.step = step;
     d->flight.keep = keep;
@@ -279,7 +280,7 @@ out:
 }
 
 /* [rank 0] */
-static void judge(const gr_ckpt_dir *d, bool bad, bool unknown)
+static void judge(gr_ckpt_dir *d, bool bad, bool unknown)
 {
     const flight *s = &d->flight;
     char          to[GR_PATH_MAX];
@@ -292,7 +293,7 @@ static void judge(const gr_ckpt_dir *d, bool bad, bool unknown)
     }
     if (unknown) return;
     gr_ckpt_mark(d, s->step, true);
-    gr_ckpt_retain(d, s->keep);
+    if (gr_ckpt_retain(d, s->keep)) gr_writer_start(&d->writer, gr_ckpt_delete_job, d, s->beside);
 }
 
 gr_status gr_ckpt_settle(gr_ckpt_dir *d)

@@ -1,4 +1,5 @@
 #include "store/direct.h"
+#include "store/writer.h"
 #include "util/beat.h"
 #include "util/crc32c.h"
 #include "util/fs.h"
@@ -9,7 +10,11 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { PAGE = GR_H5_PAGE, CHUNK = 8 << 20 };
+enum {
+    PAGE = GR_H5_PAGE,
+    PIECE = 16 << 20, /* written at once                          */
+    BESIDE = 1 << 20  /* from here on a thread is worth its start */
+};
 
 struct gr_direct {
     int                fd, direct; /* through the page cache; past it, -1 where that is refused */
@@ -60,20 +65,31 @@ out:
     return st;
 }
 
-/* Checksum n bytes that were written at `offset`, cut where blocks of the seal end; *crc goes on over them. */
-static gr_status learn(gr_direct *w, uint64_t offset, const char *p, uint64_t n, uint32_t *crc)
-{
-    gr_status st = GR_OK;
-    uint64_t  k;
+typedef struct piece {
+    gr_direct  *w;
+    uint64_t    offset;
+    const char *data;
+    uint64_t    n;
+    uint32_t    crc;
+} piece;
 
-    for (; n > 0; n -= k, offset += k, p += k) {
+/* [job] The checksum of a piece, cut where blocks of the seal end. */
+static gr_status learn(void *user)
+{
+    gr_status   st = GR_OK;
+    piece      *p = user;
+    uint64_t    offset = p->offset, k;
+    const char *data = p->data;
+
+    p->crc = 0;
+    for (uint64_t n = p->n; n > 0; n -= k, offset += k, data += k) {
         const uint64_t left = GR_SEAL_BLOCK - (offset - GR_SEAL_BYTES) % GR_SEAL_BLOCK;
         uint32_t       part;
 
         k = n < left ? n : left;
-        part = gr_crc32c(0, p, k);
-        *crc = gr_crc32c_combine(*crc, part, k);
-        GR_TRY(note(w, offset, k, part));
+        part = gr_crc32c(0, data, k);
+        p->crc = gr_crc32c_combine(p->crc, part, k);
+        GR_TRY(note(p->w, offset, k, part));
     }
 out:
     return st;
@@ -109,23 +125,44 @@ out:
     return st;
 }
 
+static gr_status put(gr_direct *w, const piece *p)
+{
+    gr_status st = GR_OK;
+    uint64_t  k;
+
+    for (uint64_t at = 0; at < p->n; at += k) {
+        GR_TRY(put_pages(w, p->offset + at, p->data + at, p->n - at, &k));
+        if (k > 0) continue;
+        k = p->n - at;
+        GR_TRY(gr_pwrite_all(w->fd, p->data + at, k, p->offset + at, w->tmp));
+    }
+out:
+    return st;
+}
+
+/* Written, while another thread takes the checksum; only that one knows of w->extent meanwhile. */
+static gr_status put_and_learn(gr_direct *w, piece *p)
+{
+    gr_writer beside = {0};
+    gr_status st, learned;
+
+    gr_writer_start(&beside, learn, p, p->n >= BESIDE);
+    st = put(w, p);
+    learned = gr_writer_wait(&beside);
+    return st != GR_OK ? st : learned;
+}
+
 gr_status gr_direct_put(gr_direct *w, const gr_h5_slot *slot, const void *data, uint32_t *crc)
 {
-    gr_status   st = GR_OK;
-    const char *p = data;
-    uint32_t    sum = 0;
-    uint64_t    k;
+    gr_status st = GR_OK;
+    piece     p = {.w = w, .offset = slot->offset, .data = data};
+    uint32_t  sum = 0;
 
-    for (uint64_t at = 0; at < slot->bytes; at += k) {
-        const uint64_t n = slot->bytes - at < CHUNK ? slot->bytes - at : CHUNK;
-
+    for (uint64_t left = slot->bytes; left > 0; left -= p.n, p.offset += p.n, p.data += p.n) {
+        p.n = left < PIECE ? left : PIECE;
         if (w->cancel && atomic_load(w->cancel)) return GR_STOP;
-        GR_TRY(put_pages(w, slot->offset + at, p + at, n, &k));
-        if (k == 0) {
-            GR_TRY(gr_pwrite_all(w->fd, p + at, n, slot->offset + at, w->tmp));
-            k = n;
-        }
-        GR_TRY(learn(w, slot->offset + at, p + at, k, &sum));
+        GR_TRY(put_and_learn(w, &p));
+        sum = gr_crc32c_combine(sum, p.crc, p.n);
     }
     *crc = sum;
 out:

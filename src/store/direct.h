@@ -6,8 +6,8 @@
  *     gr_direct_commit(&w, path, kind, &seal);        seal, fsync, rename, fsync of the directory
  *
  * Whole pages go past the page cache (O_DIRECT) where dataset and memory begin on a page and the file system lets them;
- * the rest goes through it. The seal is put together from the checksums of what was written, taken from memory. So a
- * good seal says: the file holds what was in memory.
+ * the rest goes through it. The seal is put together from the checksums of what was written, taken from memory by a
+ * second thread while the first one writes. So a good seal says: the file holds what was in memory.
  */
 #ifndef GR_STORE_DIRECT_H
 #define GR_STORE_DIRECT_H
@@ -17,7 +17,7 @@
 
 typedef struct gr_direct gr_direct;
 
-/** `cancel` (may be NULL) is looked at between blocks of 8 MiB: true makes gr_direct_put give GR_STOP. */
+/** `cancel` (may be NULL) is looked at between pieces of 16 MiB: true makes gr_direct_put give GR_STOP. */
 gr_status gr_direct_open(gr_direct **w, const char *tmp, const atomic_bool *cancel);
 
 /** Write the slot->bytes bytes of a dataset; *crc is their CRC-32C. */

@@ -1,4 +1,5 @@
 #include "store/seal.h"
+#include "store/stream.h"
 #include "util/crc32c.h"
 #include "util/fs.h"
 #include "util/mem.h"
@@ -116,46 +117,41 @@ static uint32_t fold(const gr_seal *s, const int64_t *block)
     return sum;
 }
 
-static gr_status block_crc(int fd, const char *path, const gr_seal *s, uint64_t i, char *data, int64_t *crc)
+/* [look] Bytes of a file, cut where its blocks end; a block's checksum begins with 0. */
+static void sum_blocks(void *block, const char *data, uint64_t offset, uint64_t n)
 {
-    gr_status      st = GR_OK;
-    const uint64_t begin = i * BLOCK, end = s->bytes - begin < BLOCK ? s->bytes : begin + BLOCK;
-    uint32_t       sum = 0;
+    int64_t *crc = block;
 
-    for (uint64_t at = begin; at < end; at += PIECE) {
-        const uint64_t n = end - at < PIECE ? end - at : PIECE;
-        GR_TRY(gr_pread_all(fd, data, n, GR_SEAL_BYTES + at, path));
-        sum = gr_crc32c(sum, data, n);
+    for (uint64_t at = offset - GR_SEAL_BYTES, k; n > 0; n -= k, at += k, data += k) {
+        k = BLOCK - at % BLOCK < n ? BLOCK - at % BLOCK : n;
+        crc[at / BLOCK] = gr_crc32c((uint32_t)crc[at / BLOCK], data, k);
     }
-    *crc = sum;
-out:
-    return st;
 }
 
 /* [collective] The checksum of an open file, as defined in seal.h; s->bytes is the same on all ranks. */
-static gr_status checksum(const gr_comm *c, int fd, const char *path, const gr_seal *s, uint32_t *crc)
+static gr_status checksum(const gr_comm *c, int fd, const char *path, const gr_seal *s, bool past_cache, uint32_t *crc)
 {
     gr_status st = GR_OK;
-    char     *data = NULL;
     int64_t  *block = NULL, n_block = blocks_of(s), first, count;
+    uint64_t  begin, end;
 
-    posix_fadvise(fd, 0, 0, POSIX_FADV_SEQUENTIAL); /* a wish: read further ahead */
     gr_share(n_block, gr_comm_rank(c), gr_comm_size(c), &first, &count);
+    begin = (uint64_t)first * BLOCK;
+    end = (uint64_t)(first + count) * BLOCK;
+    if (end > s->bytes) end = s->bytes;
     st = gr_alloc(&block, (uint64_t)n_block, sizeof *block, "block checksums");
-    if (st == GR_OK) st = gr_alloc(&data, s->bytes < PIECE ? s->bytes : PIECE, 1, "bytes to check");
-    for (int64_t i = first; st == GR_OK && i < first + count; i++)
-        st = block_crc(fd, path, s, (uint64_t)i, data, &block[i]);
+    if (st == GR_OK)
+        st = gr_stream(fd, path, GR_SEAL_BYTES + begin, GR_SEAL_BYTES + end, past_cache, sum_blocks, block);
     GR_TRY(gr_agree(c, st));
 
     gr_sum_i64(c, block, n_block); /* each entry is nonzero on one rank only */
     *crc = fold(s, block);
 out:
-    gr_free(&data);
     gr_free(&block);
     return st;
 }
 
-gr_status gr_seal_verify(const gr_comm *c, const char *path, const char *kind, gr_seal *seal)
+static gr_status verify(const gr_comm *c, const char *path, const char *kind, bool past_cache, gr_seal *seal)
 {
     gr_status st = GR_OK;
     const int rank = gr_comm_rank(c);
@@ -174,7 +170,7 @@ gr_status gr_seal_verify(const gr_comm *c, const char *path, const char *kind, g
                          mine.id, root.id);
     }
     GR_TRY(gr_agree(c, st));
-    GR_TRY(checksum(c, fd, path, &root, &crc));
+    GR_TRY(checksum(c, fd, path, &root, past_cache, &crc));
     if (crc != root.crc && rank == 0)
         st = gr_fail(__FILE__, __LINE__, GR_ERR_INPUT,
                      "%s: checksum %08" PRIx32 ", expected %08" PRIx32 ": the file is damaged", path, crc, root.crc);
@@ -183,6 +179,16 @@ gr_status gr_seal_verify(const gr_comm *c, const char *path, const char *kind, g
 out:
     if (fd >= 0) close(fd);
     return st;
+}
+
+gr_status gr_seal_verify(const gr_comm *c, const char *path, const char *kind, gr_seal *seal)
+{
+    return verify(c, path, kind, false, seal);
+}
+
+gr_status gr_seal_verify_disk(const char *path, const char *kind, gr_seal *seal)
+{
+    return verify(NULL, path, kind, true, seal);
 }
 
 static gr_status write_seal(int fd, const char *tmp, const char *path, const gr_seal *s)
@@ -249,7 +255,7 @@ gr_status gr_seal_publish(const gr_comm *c, const char *tmp, const char *path, c
     st = open_complete(tmp, &s, &fd);
     GR_TRY(gr_agree(c, st));
     gr_bcast(c, &s.bytes, sizeof s.bytes, 0);
-    GR_TRY(checksum(c, fd, tmp, &s, &s.crc));
+    GR_TRY(checksum(c, fd, tmp, &s, false, &s.crc));
     if (rank == 0) st = write_seal(fd, tmp, path, &s);
     st = gr_agree(c, st);
 out:

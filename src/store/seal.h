@@ -45,6 +45,9 @@ gr_status gr_seal_publish_known(int fd, const char *tmp, const char *path, const
  * GR_ERR_INPUT names the file, what was found and what was expected. */
 gr_status gr_seal_verify(const gr_comm *c, const char *path, const char *kind, gr_seal *seal);
 
+/** [local] The same, past the page cache where the file system lets us: what the disk gives back. */
+gr_status gr_seal_verify_disk(const char *path, const char *kind, gr_seal *seal);
+
 /** [local] Read the seal of a file, and check it against the file's size but not against its content. */
 gr_status gr_seal_read(const char *path, const char *kind, gr_seal *seal);
 

@@ -34,6 +34,7 @@ attached()
 {
     local pid tracer
     rm -f "$dir/go" && mkfifo "$dir/go"
+    : >"$out" # "ready" of the run before is not this one's
     "$drive" "$dir/ckpt" 8 2 2 $rows alone async wait <"$dir/go" >"$out" 2>"$err" &
     pid=$!
     exec 3>"$dir/go"
@@ -58,7 +59,7 @@ from_the_start() # INJECTION CALL
 kills=0
 for how in attached from_the_start; do
     calls="fsync rename pwrite64 unlink"
-    [ $how = attached ] && calls="fsync rename pwrite64 pread64 fallocate fadvise64 openat"
+    [ $how = attached ] && calls="fsync rename pwrite64 pread64 fallocate fadvise64 openat unlink rmdir"
     for call in $calls; do
         for ((k = 1; k < 60; k++)); do
             fresh "$base"
