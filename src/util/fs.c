@@ -175,8 +175,7 @@ gr_status gr_mkdirs(const char *path)
             GR_TRY(gr_fsync_path(parent));
         } else if (*part) {
             const int cause = errno; /* a directory that is there may answer EEXIST, EROFS or EACCES */
-            GR_CHECK(!stat(part, &sb), gr_place_error(cause), "%s: mkdir: %s", part,
-                     strerror(cause));
+            GR_CHECK(!stat(part, &sb), gr_place_error(cause), "%s: mkdir: %s", part, strerror(cause));
             GR_CHECK(S_ISDIR(sb.st_mode), GR_ERR_CONFIG, "%s: not a directory", part);
         }
         *p = cut;
