@@ -44,6 +44,10 @@ typedef struct gr_ckpt_piece {
  * first. */
 void gr_ckpt_deal(gr_ckpt_piece *piece, int64_t n, int rank, int size);
 
+/** [collective] Of n whole tensors, the same list on all ranks, each rank holds the rows that gr_ckpt_deal leaves to
+ * it: all ranks get all rows. Nothing is stored twice on the way. */
+gr_status gr_ckpt_spread(const gr_comm *c, const gr_ckpt_piece *piece, int64_t n);
+
 /* ---- saving ----
  *
  *     IDLE --begin--> WRITING --publish--> READING --settle--> IDLE          (an error leads to IDLE, too)
@@ -97,8 +101,15 @@ typedef struct gr_ckpt gr_ckpt; /**< a verified checkpoint, open for reading */
 
 /** [collective] The newest complete one; *ck is NULL when there is none. Damaged ones are renamed to bad-* (one log
  * line says why) and the next older is tried; bad-* is never deleted. GR_ERR_INPUT: there were some and all were
- * damaged. To start over is then a person's decision: a second call, or run, finds none. */
-gr_status gr_ckpt_open_newest(gr_ckpt **ck, gr_ckpt_dir *d);
+ * damaged. To start over is then a person's decision: a second call, or run, finds none.
+ *
+ * Every byte of every shard is verified. The rows that this rank wants (n pieces, any on any rank, none is fine) are
+ * copied into piece->data on the way, so that everything is read once; except what several ranks want, which each of
+ * them reads: better let each want a share (gr_ckpt_deal) and then gr_ckpt_spread. The memory holds the checkpoint's
+ * rows when *ck is not NULL. It is written before the last byte is verified: a damaged checkpoint may leave its rows
+ * there, for the older one to overwrite; after an error it holds anything. Pieces that the checkpoint does not have
+ * (gr_ckpt_fits) are passed over: ask when it is open. */
+gr_status gr_ckpt_open_newest(gr_ckpt **ck, gr_ckpt_dir *d, const gr_ckpt_piece *piece, int64_t n);
 void      gr_ckpt_close(gr_ckpt **ck);
 
 /** [local] Look at the checkpoint in directory `path`, DIR/step-..., with no lock taken and nothing changed: its
@@ -111,7 +122,8 @@ int64_t gr_ckpt_shards(const gr_ckpt *ck); /**< number of shards */
 gr_status gr_ckpt_shard_path(const gr_ckpt *ck, int64_t i, char path[4096]);
 
 /** [local] Verify shard i in full: it is the file the manifest lists, and holds the pieces that the manifest says and
- * nothing else, of their types, shapes and checksums. With `values`, none of which is NaN or infinite. GR_ERR_INPUT. */
+ * nothing else, of their types, shapes, places and checksums. With `values`, none of which is NaN or infinite.
+ * GR_ERR_INPUT. */
 gr_status gr_ckpt_check(gr_ckpt *ck, int64_t i, bool values);
 
 /** [collective] Without the lock, and changing nothing: one checkpoint (DIR/step-...), or the newest good one in DIR,
@@ -129,9 +141,13 @@ bool          gr_ckpt_has(const gr_ckpt *ck, const char *tensor);
 int64_t       gr_ckpt_count(const gr_ckpt *ck);
 gr_ckpt_piece gr_ckpt_tensor(const gr_ckpt *ck, int64_t i); /**< tensor i, whole, without data; sorted by name */
 
-/** [local] Read rows of a tensor into piece->data, from whatever shards hold them. GR_ERR_INPUT when it is absent or of
- * another type or shape. A stored piece that is read whole is compared with its own checksum, too. */
-gr_status gr_ckpt_read(gr_ckpt *ck, const gr_ckpt_piece *piece);
+/** [local] Are these rows of a tensor that it has? GR_ERR_INPUT when it is absent or of another type or shape,
+ * GR_ERR_ARG when there are no such rows. */
+gr_status gr_ckpt_fits(const gr_ckpt *ck, const gr_ckpt_piece *piece);
+
+/** [local] Read rows of a tensor, which must fit, into piece->data, from whatever shards hold them. A stored piece that
+ * is read whole is compared with its own checksum. */
+gr_status gr_ckpt_read(const gr_ckpt *ck, const gr_ckpt_piece *piece);
 
 GR_C_END
 #endif

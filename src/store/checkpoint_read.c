@@ -1,7 +1,7 @@
 #include "store/checkpoint.h"
 #include "store/checkpoint_room.h"
 #include "store/finite.h"
-#include "store/h5_pool.h"
+#include "store/h5.h"
 #include "store/json_seal.h"
 #include "store/manifest.h"
 #include "store/seal.h"
@@ -12,46 +12,16 @@
 #include <stdio.h>
 #include <string.h>
 
-struct gr_ckpt {
-    gr_manifest *m;
-    gr_h5_pool   pool;
-    char         path[GR_PATH_MAX];
-};
-
 /* ---- finding a good one ----------------------------------------------------------------------- */
-
-static gr_status shard_path(char dst[GR_PATH_MAX], const gr_ckpt *ck, int64_t i)
-{
-    char name[GR_SHARD_NAME];
-
-    gr_shard_name(name, i, ck->m->n_shard);
-    return gr_path(dst, "%s/%s", ck->path, name);
-}
-
-/* Every shard is read in full by one rank, and must be the very file that the manifest lists. */
-static gr_status verify_mine(const gr_ckpt *ck, const gr_comm *c)
-{
-    gr_status st = GR_OK;
-    gr_seal   seal;
-    char      path[GR_PATH_MAX];
-
-    for (int64_t i = gr_comm_rank(c); i < ck->m->n_shard; i += gr_comm_size(c)) {
-        GR_TRY(shard_path(path, ck, i));
-        GR_TRY(gr_seal_verify(NULL, path, GR_CKPT_KIND, &seal));
-        GR_CHECK(seal.bytes == ck->m->shard[i].bytes && seal.crc == ck->m->shard[i].crc, GR_ERR_INPUT,
-                 "%s: seal %s, the manifest says %s: another file", path, seal.id, ck->m->shard[i].id);
-    }
-out:
-    return st;
-}
 
 static gr_status parse(void *manifest, const char *text, uint64_t n, const char *name)
 {
     return gr_manifest_parse(manifest, text, n, name);
 }
 
-/* [collective] The checkpoint in directory `path`, which must be of `step` if that is not -1. */
-static gr_status open_at(gr_ckpt **out, const gr_comm *c, const char *path, int64_t step)
+/* [collective] The checkpoint in directory `path`, which must be of `step` if that is not -1; n wanted pieces of it. */
+static gr_status open_at(gr_ckpt **out, const gr_comm *c, const char *path, int64_t step, const gr_ckpt_piece *piece,
+                         int64_t n)
 {
     gr_status st = GR_OK;
     gr_ckpt  *ck = NULL;
@@ -63,7 +33,7 @@ static gr_status open_at(gr_ckpt **out, const gr_comm *c, const char *path, int6
     GR_TRY(gr_agree(c, st));
     GR_TRY(gr_json_share(c, manifest, parse, &ck->m));
     GR_CHECK0(step < 0 || ck->m->step == step, GR_ERR_INPUT, "%s: says it is step %" PRId64, manifest, ck->m->step);
-    GR_TRY(gr_agree(c, verify_mine(ck, c)));
+    GR_TRY(gr_ckpt_load(ck, c, piece, n));
     *out = ck;
     ck = NULL;
 out:
@@ -72,13 +42,14 @@ out:
 }
 
 /* [collective] */
-static gr_status open_step(gr_ckpt **out, const gr_comm *c, const char *dir, int64_t step)
+static gr_status open_step(gr_ckpt **out, const gr_comm *c, const char *dir, int64_t step, const gr_ckpt_piece *piece,
+                           int64_t n)
 {
     gr_status st = GR_OK;
     char      path[GR_PATH_MAX];
 
     GR_TRY(gr_agree(c, gr_ckpt_step_path(path, dir, step)));
-    GR_TRY(open_at(out, c, path, step));
+    GR_TRY(open_at(out, c, path, step, piece, n));
 out:
     return st;
 }
@@ -113,7 +84,7 @@ static gr_status set_aside(const gr_ckpt_dir *d, int64_t step)
     return gr_agree(d->c, st);
 }
 
-gr_status gr_ckpt_open_newest(gr_ckpt **out, gr_ckpt_dir *d)
+gr_status gr_ckpt_open_newest(gr_ckpt **out, gr_ckpt_dir *d, const gr_ckpt_piece *piece, int64_t n)
 {
     gr_status st = GR_OK;
     gr_ckpt  *ck = NULL;
@@ -122,7 +93,7 @@ gr_status gr_ckpt_open_newest(gr_ckpt **out, gr_ckpt_dir *d)
     for (;;) {
         GR_TRY(newest(d->c, d->path, INT64_MAX, &step));
         if (step < 0) break;
-        st = open_step(&ck, d->c, d->path, step);
+        st = open_step(&ck, d->c, d->path, step, piece, n);
         if (st == GR_OK && gr_comm_rank(d->c) == 0) gr_ckpt_mark(d, step, true);
         if (st == GR_OK) break;
         if (st != GR_ERR_INPUT && st != GR_ERR_IO) goto out; /* memory, not the checkpoint */
@@ -169,11 +140,11 @@ gr_status gr_ckpt_open_at(gr_ckpt **out, const gr_comm *c, const char *path)
 
     one = gr_comm_rank(c) == 0 && holds(path, "manifest.json");
     gr_max_i64(c, &one, 1);
-    if (one) return open_at(out, c, path, -1);
+    if (one) return open_at(out, c, path, -1, NULL, 0);
     for (;;) {
         GR_TRY(newest(c, path, step, &step));
         GR_CHECK0(step >= 0, GR_ERR_INPUT, "%s: no good checkpoint", path);
-        st = open_step(out, c, path, step);
+        st = open_step(out, c, path, step, NULL, 0);
         if (st != GR_ERR_INPUT && st != GR_ERR_IO) break;
         gr_log0("%s: step %" PRId64 " cannot be read, the one before is tried", path, step);
     }
@@ -186,7 +157,6 @@ void gr_ckpt_close(gr_ckpt **pck)
     gr_ckpt *ck = *pck;
 
     if (!ck) return;
-    gr_h5_pool_close(&ck->pool);
     gr_manifest_close(&ck->m);
     gr_free(pck);
 }
@@ -230,89 +200,6 @@ const char *gr_ckpt_meta(const gr_ckpt *ck)
     return ck->m->meta;
 }
 
-/* ---- reading rows --------------------------------------------------------------------------------- */
-
-static gr_status find_tensor(const gr_ckpt *ck, const gr_ckpt_piece *p, const gr_manifest_tensor **out)
-{
-    gr_status                 st = GR_OK;
-    const gr_manifest_tensor *t = gr_manifest_find(ck->m, p->name);
-
-    GR_CHECK(t, GR_ERR_INPUT, "%s: no tensor \"%s\"", ck->path, p->name);
-    GR_CHECK(t->dtype == p->dtype && t->rank == p->rank, GR_ERR_INPUT,
-             "%s: tensor \"%s\" is %s with %d dimensions, expected %s with %d", ck->path, p->name,
-             gr_dtype_name(t->dtype), t->rank, gr_dtype_name(p->dtype), p->rank);
-    for (int d = 0; d < t->rank; d++)
-        GR_CHECK(t->dim[d] == p->dim[d], GR_ERR_INPUT,
-                 "%s: tensor \"%s\": dimension %d is %" PRId64 ", expected %" PRId64, ck->path, p->name, d, t->dim[d],
-                 p->dim[d]);
-    GR_CHECK(p->first >= 0 && p->count >= 0 && p->first <= t->dim[0] && p->count <= t->dim[0] - p->first, GR_ERR_ARG,
-             "%s: tensor \"%s\": rows %" PRId64 " to %" PRId64 " of %" PRId64, ck->path, p->name, p->first,
-             p->first + p->count, t->dim[0]);
-    *out = t;
-out:
-    return st;
-}
-
-/* The first piece that ends behind `row`. */
-static int64_t piece_at(const gr_manifest *m, const gr_manifest_tensor *t, int64_t row)
-{
-    int64_t lo = t->piece, hi = t->piece + t->n_piece;
-
-    while (lo < hi) {
-        const int64_t mid = lo + (hi - lo) / 2;
-        if (m->piece[mid].first + m->piece[mid].count > row)
-            hi = mid;
-        else
-            lo = mid + 1;
-    }
-    return lo;
-}
-
-/* Rows [first, first + count) of the tensor, all of them in piece s. */
-static gr_status read_rows(gr_ckpt *ck, const gr_manifest_tensor *t, const gr_manifest_piece *s, int64_t first,
-                           int64_t count, void *data)
-{
-    gr_status st = GR_OK;
-    gr_h5    *f;
-    char      path[GR_PATH_MAX], name[GR_PATH_MAX];
-    gr_dtype  dtype;
-    int       rank;
-    int64_t   dim[GR_MAX_DIM], bytes = count * gr_dtype_size(t->dtype);
-
-    GR_TRY(shard_path(path, ck, s->shard));
-    GR_TRY(gr_piece_name(name, t->name, t->dim[0], s->first, s->count));
-    GR_TRY(gr_h5_pool_get(&ck->pool, s->shard, path, GR_CKPT_KIND, ck->m->shard[s->shard].id, &f));
-    GR_TRY(gr_h5_info(f, name, &dtype, &rank, dim));
-    GR_CHECK(rank == t->rank && dim[0] == s->count && !memcmp(dim + 1, t->dim + 1, sizeof dim - sizeof *dim),
-             GR_ERR_INPUT, "%s: dataset \"%s\" has not the shape that the manifest says", path, name);
-    GR_TRY(gr_h5_read(f, name, t->dtype, first - s->first, count, data));
-    for (int d = 1; d < t->rank; d++) bytes *= t->dim[d];
-    GR_CHECK(count < s->count || gr_crc32c(0, data, (size_t)bytes) == s->crc, GR_ERR_INPUT,
-             "%s: dataset \"%s\": checksum differs", path, name);
-out:
-    return st;
-}
-
-gr_status gr_ckpt_read(gr_ckpt *ck, const gr_ckpt_piece *p)
-{
-    gr_status                 st = GR_OK;
-    const gr_manifest_tensor *t = NULL;
-    int64_t                   row, k;
-
-    GR_TRY(find_tensor(ck, p, &t));
-    row = gr_dtype_size(t->dtype);
-    for (int d = 1; d < t->rank; d++) row *= t->dim[d];
-    for (int64_t done = 0, i = piece_at(ck->m, t, p->first); done < p->count; done += k, i++) {
-        const gr_manifest_piece *s = &ck->m->piece[i];
-
-        k = s->first + s->count - (p->first + done);
-        if (k > p->count - done) k = p->count - done;
-        GR_TRY(read_rows(ck, t, s, p->first + done, k, (char *)p->data + done * row));
-    }
-out:
-    return st;
-}
-
 /* ---- looking, without a lock ------------------------------------------------------------------------ */
 
 enum { LOOK_BYTES = 4 << 20 /* read at once: stays in a cache */ };
@@ -344,7 +231,10 @@ int64_t gr_ckpt_shards(const gr_ckpt *ck)
 
 gr_status gr_ckpt_shard_path(const gr_ckpt *ck, int64_t i, char path[GR_PATH_MAX])
 {
-    return shard_path(path, ck, i);
+    char name[GR_SHARD_NAME];
+
+    gr_shard_name(name, i, ck->m->n_shard);
+    return gr_path(path, "%s/%s", ck->path, name);
 }
 
 /* One piece, in parts of LOOK_BYTES. */
@@ -356,6 +246,7 @@ static gr_status check_piece(gr_h5 *f, const char *path, const gr_manifest_tenso
     gr_dtype  dtype;
     int       rank;
     int64_t   dim[GR_MAX_DIM], row = 1, part, n;
+    uint64_t  offset = 0;
     uint32_t  crc = 0;
     void     *room = NULL;
 
@@ -364,6 +255,10 @@ static gr_status check_piece(gr_h5 *f, const char *path, const gr_manifest_tenso
     GR_CHECK(dtype == t->dtype && rank == t->rank && dim[0] == s->count &&
                  !memcmp(dim + 1, t->dim + 1, sizeof dim - sizeof *dim),
              GR_ERR_INPUT, "%s: dataset \"%s\" has not the type and shape that the manifest says", path, name);
+    GR_TRY(gr_h5_offset(f, name, &offset));
+    GR_CHECK(offset == s->offset, GR_ERR_INPUT,
+             "%s: dataset \"%s\" begins at byte %" PRIu64 ", the manifest says %" PRIu64, path, name, offset,
+             s->offset);
     for (int d = 1; d < rank; d++) row *= dim[d];
     part = LOOK_BYTES / (row * gr_dtype_size(dtype));
     if (part < 1) part = 1;
@@ -392,7 +287,7 @@ gr_status gr_ckpt_check(gr_ckpt *ck, int64_t i, bool values)
     int64_t            found = 0, expected = 0;
     char               path[GR_PATH_MAX];
 
-    GR_TRY(shard_path(path, ck, i));
+    GR_TRY(gr_ckpt_shard_path(ck, i, path));
     GR_TRY(gr_h5_open(&f, path, GR_CKPT_KIND));
     GR_CHECK(!strcmp(gr_h5_seal_of(f), m->shard[i].id), GR_ERR_INPUT, "%s: seal %s, the manifest says %s: another file",
              path, gr_h5_seal_of(f), m->shard[i].id);

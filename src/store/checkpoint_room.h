@@ -1,8 +1,9 @@
-/** @file checkpoint_room.h  What checkpoint.c (directory), checkpoint_write.c (saving) and checkpoint_read.c share;
- * nobody else includes it. */
+/** @file checkpoint_room.h  What checkpoint.c (directory), checkpoint_write.c and checkpoint_shard.c (saving),
+ * checkpoint_read.c (finding) and checkpoint_load.c (verifying, reading) share; nobody else includes it. */
 #ifndef GR_STORE_CHECKPOINT_ROOM_H
 #define GR_STORE_CHECKPOINT_ROOM_H
 #include "store/checkpoint.h"
+#include "store/manifest.h"
 #include "store/seal.h"
 #include "store/writer.h"
 #include "util/fs.h"
@@ -60,6 +61,16 @@ gr_status gr_ckpt_delete_job(void *user);
 
 /** [rank 0] GR_ERR_IO when another attempt owns the directory by now. */
 gr_status gr_ckpt_still_mine(const gr_ckpt_dir *d);
+
+struct gr_ckpt {
+    gr_manifest *m;
+    char         path[GR_PATH_MAX];
+};
+
+/* ---- checkpoint_load.c ---- */
+
+/** [collective] Verify every byte of every shard; copy the wanted rows that fit. GR_ERR_INPUT, GR_ERR_IO: damaged. */
+gr_status gr_ckpt_load(const gr_ckpt *ck, const gr_comm *c, const gr_ckpt_piece *piece, int64_t n);
 
 /* ---- checkpoint_shard.c ---- */
 

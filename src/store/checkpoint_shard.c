@@ -100,6 +100,25 @@ void gr_ckpt_deal(gr_ckpt_piece *piece, int64_t n, int rank, int size)
     }
 }
 
+/* In the caller's memory, so without a copy: the rows of each rank go to all others. */
+gr_status gr_ckpt_spread(const gr_comm *c, const gr_ckpt_piece *piece, int64_t n)
+{
+    gr_status      st = GR_OK;
+    gr_ckpt_piece *dealt = NULL;
+
+    if (gr_comm_size(c) == 1) return GR_OK;
+    GR_TRY(gr_agree(c, gr_alloc(&dealt, (uint64_t)n, sizeof *dealt, "pieces of a rank")));
+    for (int r = 0; r < gr_comm_size(c); r++) {
+        for (int64_t i = 0; i < n; i++) dealt[i] = piece[i];
+        gr_ckpt_deal(dealt, n, r, gr_comm_size(c));
+        for (int64_t i = 0; i < n; i++)
+            if (dealt[i].count) gr_bcast(c, dealt[i].data, piece_bytes(&dealt[i]), r);
+    }
+out:
+    gr_free(&dealt);
+    return st;
+}
+
 /* ---- the flight: a list of its own, and the staging buffer ---------------------------------------- */
 
 void gr_ckpt_flight_clear(flight *s)
@@ -199,11 +218,12 @@ void gr_ckpt_fill_stage(gr_ckpt_dir *d)
 
 /* ---- the writer: the shard of one rank -------------------------------------------------------------- */
 
-static gr_status add_record(flight *s, const gr_ckpt_piece *p, uint32_t crc)
+static gr_status add_record(flight *s, const gr_ckpt_piece *p, uint64_t offset, uint32_t crc)
 {
     gr_piece_record r = {.shard = s->shard,
                          .first = p->first,
                          .count = p->count,
+                         .offset = offset,
                          .dtype = (int32_t)p->dtype,
                          .rank = p->rank,
                          .crc = crc,
@@ -253,7 +273,7 @@ static gr_status write_shard(flight *s)
     GR_TRY(gr_direct_open(&w, tmp, &s->cancel));
     for (int64_t i = 0; i < s->n; i++) {
         GR_TRY(gr_direct_put(w, &slot[i], s->piece[i].data, &crc));
-        GR_TRY(add_record(s, &s->piece[i], crc));
+        GR_TRY(add_record(s, &s->piece[i], slot[i].offset, crc));
     }
     GR_TRY(gr_direct_commit(&w, path, GR_CKPT_KIND, &s->seal));
 out:

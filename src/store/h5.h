@@ -120,6 +120,9 @@ bool gr_h5_has(gr_h5 *f, const char *name);
 /** [local] Type and shape. */
 gr_status gr_h5_info(gr_h5 *f, const char *name, gr_dtype *dtype, int *rank, int64_t dim[GR_MAX_DIM]);
 
+/** [local] The byte of the file, user block included, where a dataset begins: its bytes lie there in one piece. */
+gr_status gr_h5_offset(gr_h5 *f, const char *name, uint64_t *offset);
+
 /** [local] Read rows [first, first + count) of dimension 0 (a scalar has one row) into host memory, as stored. The
  * dataset must have exactly this dtype, contiguous storage, no external files, no filters: GR_ERR_INPUT. Rows outside
  * it are GR_ERR_ARG: compare with gr_h5_info first. */

@@ -230,6 +230,23 @@ out:
     return st;
 }
 
+gr_status gr_h5_offset(gr_h5 *f, const char *name, uint64_t *offset)
+{
+    gr_status st = GR_OK;
+    dataset   d;
+    haddr_t   at;
+
+    gr_h5_enter();
+    GR_TRY(dataset_open(f, name, &d));
+    at = H5Dget_offset(d.id);
+    H5Dclose(d.id);
+    GR_CHECK(at != HADDR_UNDEF, GR_ERR_INPUT, "%s: dataset \"%s\" lies nowhere", f->path, name);
+    *offset = at;
+out:
+    gr_h5_leave();
+    return st;
+}
+
 /* dim[0] of a scalar is 1. */
 static gr_status rows_check(const gr_h5 *f, const dataset *d, const char *name, int64_t first, int64_t count)
 {

@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { FORMAT = 1, MAX_WORLD = 10000000, N_KEYS = 7, N_SHARD_KEYS = 3, N_TENSOR_KEYS = 4, N_PIECE = 4 };
+enum { FORMAT = 2, MAX_WORLD = 10000000, N_KEYS = 7, N_SHARD_KEYS = 3, N_TENSOR_KEYS = 4, N_PIECE = 5 };
 
 void gr_shard_name(char dst[GR_SHARD_NAME], int64_t i, int64_t n)
 {
@@ -92,13 +92,36 @@ out:
     return st;
 }
 
+static bool read_piece(const json_t *v, gr_manifest_piece *p)
+{
+    int64_t x[N_PIECE - 1];
+    bool    good = json_array_size(v) == N_PIECE && read_crc(json_array_get(v, N_PIECE - 1), &p->crc);
+
+    for (size_t i = 0; i < N_PIECE - 1; i++) {
+        good = good && json_is_integer(json_array_get(v, i));
+        x[i] = json_integer_value(json_array_get(v, i));
+    }
+    p->shard = x[0];
+    p->first = x[1];
+    p->count = x[2];
+    p->offset = (uint64_t)x[3]; /* a negative one lies in no shard */
+    return good;
+}
+
+/* Behind the seal, before the end. */
+static bool in_shard(const gr_manifest_piece *p, const gr_seal *s)
+{
+    return p->offset >= GR_SEAL_BYTES && p->bytes <= s->bytes && p->offset - GR_SEAL_BYTES <= s->bytes - p->bytes;
+}
+
 /* The pieces of a tensor, in order: from row 0 to the last, without gap or overlap. */
 static gr_status read_pieces(gr_manifest *m, gr_manifest_tensor *t, const json_t *list, const char *name)
 {
     gr_status    st = GR_OK;
     const size_t n = json_array_size(list);
-    int64_t      at = 0;
+    int64_t      at = 0, row = gr_dtype_size(t->dtype);
 
+    for (int d = 1; d < t->rank; d++) row *= t->dim[d];
     t->piece = m->n_piece;
     t->n_piece = (int64_t)n;
     if (m->n_piece + t->n_piece > m->room_piece) {
@@ -109,13 +132,8 @@ static gr_status read_pieces(gr_manifest *m, gr_manifest_tensor *t, const json_t
         const json_t      *v = json_array_get(list, i);
         gr_manifest_piece *p = &m->piece[m->n_piece++];
 
-        GR_CHECK(json_array_size(v) == N_PIECE && json_is_integer(json_array_get(v, 0)) &&
-                     json_is_integer(json_array_get(v, 1)) && json_is_integer(json_array_get(v, 2)) &&
-                     read_crc(json_array_get(v, 3), &p->crc),
-                 GR_ERR_INPUT, "%s: tensor \"%s\": piece %zu is not [shard, first, count, crc32c]", name, t->name, i);
-        p->shard = json_integer_value(json_array_get(v, 0));
-        p->first = json_integer_value(json_array_get(v, 1));
-        p->count = json_integer_value(json_array_get(v, 2));
+        GR_CHECK(read_piece(v, p), GR_ERR_INPUT,
+                 "%s: tensor \"%s\": piece %zu is not [shard, first, count, offset, crc32c]", name, t->name, i);
         GR_CHECK(p->shard >= 0 && p->shard < m->n_shard, GR_ERR_INPUT,
                  "%s: tensor \"%s\": shard %" PRId64 " of %" PRId64, name, t->name, p->shard, m->n_shard);
         GR_CHECK(p->first == at, GR_ERR_INPUT, "%s: tensor \"%s\": rows from %" PRId64 " on are %s", name, t->name,
@@ -123,6 +141,10 @@ static gr_status read_pieces(gr_manifest *m, gr_manifest_tensor *t, const json_t
         GR_CHECK(p->count > 0 && p->count <= t->dim[0] - at, GR_ERR_INPUT,
                  "%s: tensor \"%s\": %" PRId64 " rows at %" PRId64 " of %" PRId64, name, t->name, p->count, at,
                  t->dim[0]);
+        p->bytes = (uint64_t)(p->count * row);
+        GR_CHECK(in_shard(p, &m->shard[p->shard]), GR_ERR_INPUT,
+                 "%s: tensor \"%s\": %" PRIu64 " bytes at byte %" PRIu64 " are not in shard %" PRId64, name, t->name,
+                 p->bytes, p->offset, p->shard);
         at += p->count;
     }
     GR_CHECK(at == t->dim[0], GR_ERR_INPUT, "%s: tensor \"%s\": rows from %" PRId64 " on are missing", name, t->name,
@@ -315,8 +337,9 @@ static gr_status tensor_list(const entry *e, int64_t n, json_t **out)
                      (int)e[i].r.n_name, e[i].name);
         }
         GR_CHECK(!json_array_append_new(json_object_get(tensor, "pieces"),
-                                        json_pack("[IIIo]", (json_int_t)e[i].r.shard, (json_int_t)e[i].r.first,
-                                                  (json_int_t)e[i].r.count, crc_text(e[i].r.crc))),
+                                        json_pack("[IIIIo]", (json_int_t)e[i].r.shard, (json_int_t)e[i].r.first,
+                                                  (json_int_t)e[i].r.count, (json_int_t)e[i].r.offset,
+                                                  crc_text(e[i].r.crc))),
                  GR_ERR_NOMEM, "manifest");
     }
     *out = list;

@@ -1,13 +1,16 @@
 /** @file manifest.h  What a checkpoint holds: the text of manifest.json, and its only parser.  [local]
  *
- *     {"format":1, "step":1200, "attempt":"7-1f3-...", "world":4,
+ *     {"format":2, "step":1200, "attempt":"7-1f3-...", "world":4,
  *      "shards":  [{"file":"shard-00000-of-00002.h5", "bytes":..., "crc32c":"8 hex"}, ...],
- *      "tensors": [{"name":"...", "dtype":"f32", "shape":[...], "pieces":[[shard, first, count, "8 hex"], ...]}, ...],
+ *      "tensors": [{"name":"...", "dtype":"f32", "shape":[...], "pieces":[[shard, first, count, offset, "8 hex"],
+ * ...]},
+ *                  ...],
  *      "meta":    {...},
  *      "crc32c":  "8 hex"}                                                              (store/json_seal.h)
  *
  * Tensors are sorted by name, pieces by first row. A shard's crc32c is the one of its seal, a piece's that of its
- * bytes. In its shard a piece is the dataset NAME when it is the whole tensor, NAME@FIRST otherwise.
+ * bytes. In its shard a piece is the dataset NAME when it is the whole tensor, NAME@FIRST otherwise; its bytes begin at
+ * byte `offset` of the file, as HDF5 says, too: who reads a checkpoint does not need HDF5, and anybody's HDF5 reads it.
  */
 #ifndef GR_STORE_MANIFEST_H
 #define GR_STORE_MANIFEST_H
@@ -23,6 +26,7 @@ enum { GR_TENSOR_NAME = 200, GR_SHARD_NAME = 40, GR_MAX_SHARDS = 100000 };
 
 typedef struct gr_manifest_piece {
     int64_t  shard, first, count; /**< rows of dimension 0 */
+    uint64_t offset, bytes;       /**< in the file of the shard, inside what its seal covers */
     uint32_t crc;
 } gr_manifest_piece;
 
@@ -66,6 +70,7 @@ gr_status gr_piece_name(char dst[GR_PATH_MAX], const char *tensor, int64_t rows,
 /** One piece as a rank reports it: this struct, then n_name bytes of the name. */
 typedef struct gr_piece_record {
     int64_t  shard, first, count;
+    uint64_t offset; /**< from the start of the shard's file */
     int64_t  dim[GR_MAX_DIM];
     int32_t  dtype, rank;
     uint32_t crc, n_name;

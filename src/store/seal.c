@@ -66,7 +66,7 @@ out:
 }
 
 /* Open, read the seal, check kind and size. */
-static gr_status seal_open(const char *path, const char *kind, gr_seal *out, int *fd)
+gr_status gr_seal_open(const char *path, const char *kind, gr_seal *out, int *fd)
 {
     gr_status st = GR_OK;
     gr_seal   s;
@@ -92,7 +92,7 @@ out:
 gr_status gr_seal_read(const char *path, const char *kind, gr_seal *seal)
 {
     int             fd = -1;
-    const gr_status st = seal_open(path, kind, seal, &fd);
+    const gr_status st = gr_seal_open(path, kind, seal, &fd);
 
     if (st == GR_OK) close(fd);
     return st;
@@ -104,7 +104,7 @@ static int64_t blocks_of(const gr_seal *s)
 }
 
 /* The checksum of a file from those of its blocks, as defined in seal.h. */
-static uint32_t fold(const gr_seal *s, const int64_t *block)
+uint32_t gr_seal_fold(const gr_seal *s, const int64_t *block)
 {
     char     text[GR_SEAL_BYTES];
     uint32_t sum = gr_crc32c(0, text, (size_t)compose(s, text));
@@ -141,11 +141,12 @@ static gr_status checksum(const gr_comm *c, int fd, const char *path, const gr_s
     if (end > s->bytes) end = s->bytes;
     st = gr_alloc(&block, (uint64_t)n_block, sizeof *block, "block checksums");
     if (st == GR_OK)
-        st = gr_stream(fd, path, GR_SEAL_BYTES + begin, GR_SEAL_BYTES + end, past_cache, sum_blocks, block);
+        st = gr_stream(fd, path, &(gr_stretch){GR_SEAL_BYTES + begin, GR_SEAL_BYTES + end}, 1, past_cache, sum_blocks,
+                       block);
     GR_TRY(gr_agree(c, st));
 
     gr_sum_i64(c, block, n_block); /* each entry is nonzero on one rank only */
-    *crc = fold(s, block);
+    *crc = gr_seal_fold(s, block);
 out:
     gr_free(&block);
     return st;
@@ -160,11 +161,11 @@ static gr_status verify(const gr_comm *c, const char *path, const char *kind, bo
     uint32_t  crc = 0;
 
     /* Rank 0 first: a bad file is then reported once, not once per rank. */
-    if (rank == 0) st = seal_open(path, kind, &root, &fd);
+    if (rank == 0) st = gr_seal_open(path, kind, &root, &fd);
     GR_TRY(gr_agree(c, st));
     gr_bcast(c, &root, sizeof root, 0);
     if (rank != 0) {
-        st = seal_open(path, kind, &mine, &fd);
+        st = gr_seal_open(path, kind, &mine, &fd);
         if (st == GR_OK && strcmp(mine.id, root.id) != 0)
             st = gr_fail(__FILE__, __LINE__, GR_ERR_INPUT, "%s: seal %s here, %s on rank 0: not the same file", path,
                          mine.id, root.id);
@@ -333,7 +334,7 @@ gr_status gr_seal_publish_known(int fd, const char *tmp, const char *path, const
     for (uint64_t i = 0, at = 0; at < s.bytes; at += BLOCK, i++)
         GR_TRY(known_crc(fd, tmp, GR_SEAL_BYTES + at, GR_SEAL_BYTES + (s.bytes - at < BLOCK ? s.bytes : at + BLOCK), &e,
                          extent + n, data, &block[i]));
-    s.crc = fold(&s, block);
+    s.crc = gr_seal_fold(&s, block);
     name_it(&s);
     GR_TRY(write_seal(fd, tmp, path, &s));
     *seal = s;

@@ -51,5 +51,11 @@ gr_status gr_seal_verify_disk(const char *path, const char *kind, gr_seal *seal)
 /** [local] Read the seal of a file, and check it against the file's size but not against its content. */
 gr_status gr_seal_read(const char *path, const char *kind, gr_seal *seal);
 
+/** [local] The same, and leave the file open for reading. */
+gr_status gr_seal_open(const char *path, const char *kind, gr_seal *seal, int *fd);
+
+/** The crc of a file of this kind, content and size from the checksums of its blocks. */
+uint32_t gr_seal_fold(const gr_seal *s, const int64_t *block);
+
 GR_C_END
 #endif

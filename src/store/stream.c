@@ -21,6 +21,11 @@ static uint64_t least(uint64_t a, uint64_t b)
     return a < b ? a : b;
 }
 
+static uint64_t most(uint64_t a, uint64_t b)
+{
+    return a > b ? a : b;
+}
+
 static uint64_t page_of(uint64_t at)
 {
     return at - at % PAGE;
@@ -92,46 +97,67 @@ out:
     return st;
 }
 
-static gr_status past_cache_all(int fd, const char *path, uint64_t begin, uint64_t end, gr_stream_look look, void *user)
+/* What goes on from one piece to the next, through all stretches. */
+typedef struct past {
+    int         fd;
+    const char *path;
+    bool        direct;
+    char       *page; /* two pieces */
+    uint64_t    room, turn;
+    gr_writer   beside;
+    piece       p; /* being looked at */
+} past;
+
+/* Read a piece while the one before is looked at; then look at this one, beside the caller. */
+static gr_status read_and_look(past *w, uint64_t at, uint64_t n, uint64_t begin)
 {
-    gr_status      st = GR_OK, looked;
-    const uint64_t room = least(page_of(end - page_of(begin) + PAGE - 1), LARGE);
-    gr_writer      beside = {0};
-    piece          p = {.look = look, .user = user};
-    bool           direct = true;
-    char          *block = NULL, *page;
-    uint64_t       n;
+    char *const     to = w->page + (w->turn++ % 2) * w->room;
+    gr_status       st = get(w->fd, w->path, to, n, at, &w->direct);
+    const gr_status looked = gr_writer_wait(&w->beside);
 
-    GR_TRY(gr_alloc(&block, 2 * room + PAGE, 1, "bytes to check"));
-    page = block + PAGE - (uintptr_t)block % PAGE;
-    for (uint64_t at = page_of(begin), turn = 0; st == GR_OK && at < end; at += n, turn++) {
-        char *const to = page + (turn % 2) * room;
+    if (st == GR_OK) st = looked;
+    if (st != GR_OK) return st;
+    w->p.at = at < begin ? begin : at;
+    w->p.data = to + (w->p.at - at);
+    w->p.n = at + n - w->p.at;
+    gr_writer_start(&w->beside, look_at, &w->p, n >= SMALL);
+    return GR_OK;
+}
 
-        n = least(end - at, room);
-        st = get(fd, path, to, n, at, &direct);
-        looked = gr_writer_wait(&beside); /* at the piece before */
-        if (st == GR_OK) st = looked;
-        if (st != GR_OK) break;
-        p.at = at < begin ? begin : at;
-        p.data = to + (p.at - at);
-        p.n = at + n - p.at;
-        gr_writer_start(&beside, look_at, &p, n >= SMALL);
-    }
-    looked = gr_writer_wait(&beside);
+static gr_status past_cache_all(int fd, const char *path, const gr_stretch *s, int64_t n_stretch, gr_stream_look look,
+                                void *user)
+{
+    gr_status st = GR_OK, looked;
+    past      w = {.fd = fd, .path = path, .direct = true, .p = {.look = look, .user = user}};
+    char     *block = NULL;
+    uint64_t  n;
+
+    for (int64_t i = 0; i < n_stretch; i++) w.room = most(w.room, page_of(s[i].end - page_of(s[i].begin) + PAGE - 1));
+    w.room = least(w.room, LARGE);
+    GR_TRY(gr_alloc(&block, 2 * w.room + PAGE, 1, "bytes to check"));
+    w.page = block + PAGE - (uintptr_t)block % PAGE;
+    for (int64_t i = 0; i < n_stretch; i++)
+        for (uint64_t at = page_of(s[i].begin); st == GR_OK && at < s[i].end; at += n) {
+            n = least(s[i].end - at, w.room);
+            st = read_and_look(&w, at, n, s[i].begin);
+        }
+    looked = gr_writer_wait(&w.beside);
     if (st == GR_OK) st = looked;
 out:
     gr_free(&block);
     return st;
 }
 
-gr_status gr_stream(int fd, const char *path, uint64_t begin, uint64_t end, bool past_cache, gr_stream_look look,
+gr_status gr_stream(int fd, const char *path, const gr_stretch *s, int64_t n, bool past_cache, gr_stream_look look,
                     void *user)
 {
-    gr_status st;
+    gr_status st = GR_OK;
 
-    if (begin >= end) return GR_OK;
-    if (!past_cache || !past_cache_is(fd, true)) return through_cache(fd, path, begin, end, look, user);
-    st = past_cache_all(fd, path, begin, end, look, user);
-    past_cache_is(fd, false);
+    if (past_cache && past_cache_is(fd, true)) {
+        st = past_cache_all(fd, path, s, n, look, user);
+        past_cache_is(fd, false);
+        return st;
+    }
+    for (int64_t i = 0; i < n && st == GR_OK; i++) st = through_cache(fd, path, s[i].begin, s[i].end, look, user);
     return st;
 }

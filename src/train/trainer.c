@@ -51,6 +51,21 @@ out:
     return st;
 }
 
+/* The newest checkpoint, read once by all ranks together, each its share of the rows. */
+static gr_status open_newest(gr_trainer *t, gr_ckpt **ck, const gr_ckpt_piece *piece, int64_t n)
+{
+    gr_status      st = GR_OK;
+    gr_ckpt_piece *own = NULL;
+
+    GR_TRY(gr_agree(t->run->comm, gr_alloc(&own, (uint64_t)n, sizeof *own, "checkpoint plan")));
+    for (int64_t i = 0; i < n; i++) own[i] = piece[i];
+    gr_ckpt_deal(own, n, gr_comm_rank(t->run->comm), gr_comm_size(t->run->comm));
+    GR_TRY(gr_ckpt_open_newest(ck, t->ckpt, own, n));
+out:
+    gr_free(&own);
+    return st;
+}
+
 static gr_status resume(gr_trainer *t)
 {
     gr_status      st = GR_OK;
@@ -61,7 +76,8 @@ static gr_status resume(gr_trainer *t)
     const char    *config = NULL, *inputs = NULL;
     int64_t        n = 0;
 
-    GR_TRY(gr_ckpt_open_newest(&ck, t->ckpt));
+    GR_TRY(gr_agree(t->run->comm, list_pieces(t, &piece, &names, &n)));
+    GR_TRY(open_newest(t, &ck, piece, n));
     if (!ck) goto out;
     GR_TRY(gr_json_parse(gr_ckpt_meta(ck), strlen(gr_ckpt_meta(ck)), "checkpoint meta", &meta));
     GR_TRY(gr_json_get_str(meta, "checkpoint meta", "config", &config));
@@ -72,9 +88,8 @@ static gr_status resume(gr_trainer *t)
         !strcmp(inputs, t->inputs), GR_ERR_INPUT,
         "the inputs changed since the newest checkpoint: it was made from %s, now there is %s; choose another run.out",
         inputs, t->inputs);
-    st = list_pieces(t, &piece, &names, &n);
-    for (int64_t i = 0; st == GR_OK && i < n; i++) st = gr_ckpt_read(ck, &piece[i]);
-    GR_TRY(gr_agree(t->run->comm, st));
+    for (int64_t i = 0; i < n; i++) GR_TRY(gr_ckpt_fits(ck, &piece[i]));
+    GR_TRY(gr_ckpt_spread(t->run->comm, piece, n));
     t->step = gr_ckpt_step(ck);
     gr_log0("resumed at step %lld of %lld", (long long)t->step, (long long)t->run->cfg->train.steps);
 out:

@@ -72,9 +72,9 @@ static gr_status resume(trainer *t, gr_ckpt_dir *d)
     gr_ckpt_piece p[N];
     const int64_t n = pieces(t, p);
 
-    GR_TRY(gr_ckpt_open_newest(&ck, d));
+    GR_TRY(gr_ckpt_open_newest(&ck, d, p, n));
     if (!ck) goto out;
-    for (int64_t i = 0; i < n && st == GR_OK; i++) st = gr_ckpt_read(ck, &p[i]);
+    for (int64_t i = 0; i < n && st == GR_OK; i++) st = gr_ckpt_fits(ck, &p[i]);
     GR_TRY(gr_agree(t->c, st));
     t->step = gr_ckpt_step(ck);
     if (gr_comm_rank(t->c) == 0) printf("resumed %" PRId64 " meta %s\n", t->step, gr_ckpt_meta(ck));

@@ -189,7 +189,7 @@ static bool gives(bench *b, int which, bool first)
 {
     gr_ckpt_dir *d = NULL;
     gr_ckpt     *ck = NULL;
-    bool         ok = gr_ckpt_dir_open(&d, NULL, b->scratch) == GR_OK && gr_ckpt_open_newest(&ck, d) == GR_OK && ck &&
+    bool ok = gr_ckpt_dir_open(&d, NULL, b->scratch) == GR_OK && gr_ckpt_open_newest(&ck, d, NULL, 0) == GR_OK && ck &&
               gr_ckpt_step(ck) == b->manifest[which]->step && equals(ck, b->manifest[which], b->all[which], first);
 
     gr_ckpt_close(&ck);

@@ -8,8 +8,10 @@ timeout: 60
 #include "store/checkpoint.h"
 #include "tests/check.h"
 #include "util/fs.h"
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 enum { N = 5, MOST_EACH = 3 };
 
@@ -143,7 +145,7 @@ static void newest_is(gr_ckpt_dir *d, const gr_comm *c, int64_t step)
     state    s;
     char     meta[128];
 
-    CHECK(gr_ckpt_open_newest(&ck, d) == GR_OK && ck, "open newest");
+    CHECK(gr_ckpt_open_newest(&ck, d, NULL, 0) == GR_OK && ck, "open newest");
     if (!ck) return;
     CHECK(gr_ckpt_step(ck) == step, "newest is %lld, expected %lld", (long long)gr_ckpt_step(ck), (long long)step);
     snprintf(meta, sizeof meta, "\"tokens\":%lld", (long long)step * 4096);
@@ -152,7 +154,12 @@ static void newest_is(gr_ckpt_dir *d, const gr_comm *c, int64_t step)
         state_open(&s, c, each, 1);
         for (int64_t k = 0; k < s.n; k++) CHECK(gr_ckpt_read(ck, &s.piece[k]) == GR_OK, "read %s", s.piece[k].name);
         CHECK(right(&s, each, step), "what is read differs");
+        fill(&s, each, step + 1);
+        gr_ckpt_close(&ck);
+        CHECK(gr_ckpt_open_newest(&ck, d, s.piece, s.n) == GR_OK && ck, "open and read");
+        CHECK(right(&s, each, step), "what is read on the way differs");
         state_close(&s);
+        if (!ck) return;
     }
     gr_ckpt_close(&ck);
 }
@@ -188,7 +195,7 @@ static void round_trip_and_retention(const gr_comm *c)
 
     CHECK(gr_ckpt_dir_open(&d, c, dir) == GR_OK, "open");
     if (!d) return;
-    CHECK(gr_ckpt_open_newest(&ck, d) == GR_OK && !ck, "nothing is there");
+    CHECK(gr_ckpt_open_newest(&ck, d, NULL, 0) == GR_OK && !ck, "nothing is there");
     for (int64_t step = 7; step <= 70; step += 7) {
         CHECK(save(d, c, step, 3) == GR_OK, "save %lld", (long long)step);
         CHECK(count(c, "step-") == (step < 21 ? step / 7 : 3), "%lld kept", (long long)count(c, "step-"));
@@ -233,6 +240,118 @@ static void beside(const gr_comm *c)
     gr_ckpt_dir_close(&d);
 }
 
+/* The newest is `step`. All ranks want all of it; each its share, which then goes to all; what it does not have. */
+static void wanted(const gr_comm *c, int64_t step)
+{
+    gr_ckpt_dir  *d = NULL;
+    gr_ckpt      *ck = NULL;
+    gr_ckpt_piece own[MOST_EACH * N], other[2];
+    state         s;
+
+    state_open(&s, NULL, 1, 0);
+    CHECK(gr_ckpt_dir_open(&d, c, dir) == GR_OK && gr_ckpt_open_newest(&ck, d, s.piece, s.n) == GR_OK && ck, "open");
+    CHECK(right(&s, 1, step), "all want all");
+    gr_ckpt_close(&ck);
+    fill(&s, 1, step + 1);
+    memcpy(own, s.piece, sizeof own);
+    gr_ckpt_deal(own, s.n, gr_comm_rank(c), gr_comm_size(c));
+    CHECK(gr_ckpt_open_newest(&ck, d, own, s.n) == GR_OK && ck, "open");
+    CHECK(gr_comm_size(c) == 1 || !right(&s, 1, step), "more than was asked for");
+    CHECK(gr_ckpt_spread(c, s.piece, s.n) == GR_OK && right(&s, 1, step), "spread");
+    gr_ckpt_close(&ck);
+    fill(&s, 1, step + 1);
+    other[0] = other[1] = s.piece[0];
+    other[0].name = "another";
+    other[1].first = 1;
+    CHECK(gr_ckpt_open_newest(&ck, d, other, 2) == GR_OK && ck, "open");
+    CHECK(ck && gr_ckpt_fits(ck, &other[0]) == GR_ERR_INPUT && gr_ckpt_fits(ck, &other[1]) == GR_ERR_ARG, "fits");
+    CHECK(ck && gr_ckpt_fits(ck, &s.piece[0]) == GR_OK && right(&s, 1, step + 1), "nothing was asked for");
+    gr_ckpt_close(&ck);
+    gr_barrier(c);
+    gr_ckpt_dir_close(&d);
+    state_close(&s);
+}
+
+/* ---- of several chunks and blocks ---- */
+
+enum { L_ROWS = 1201, L_COLS = 8191, L_BYTES = L_ROWS * L_COLS * 4, L_MORE = 7 };
+
+static void large_fill(uint32_t *x, int64_t n, int64_t first, uint32_t seed)
+{
+    for (int64_t i = 0; i < n; i++) x[i] = ((uint32_t)(first + i) ^ seed) * 2654435761u;
+}
+
+static bool large_right(const uint32_t *x, int64_t n, int64_t first, uint32_t seed)
+{
+    for (int64_t i = 0; i < n; i++)
+        if (x[i] != ((uint32_t)(first + i) ^ seed) * 2654435761u) return false;
+    return true;
+}
+
+/* A byte in the middle of the last shard. */
+static void large_damage(const gr_comm *c, const char *path, int64_t step)
+{
+    char    file[GR_PATH_MAX];
+    uint8_t byte = 0;
+    int     fd, n = gr_comm_size(c);
+
+    gr_barrier(c);
+    if (gr_comm_rank(c) == 0) {
+        CHECK(gr_path(file, "%s/step-%08d/shard-%05d-of-%05d.h5", path, (int)step, n - 1, n) == GR_OK, "path");
+        fd = open(file, O_RDWR);
+        CHECK(fd >= 0 && pread(fd, &byte, 1, L_BYTES / n / 2) == 1, "%s", file);
+        byte ^= 16;
+        CHECK(pwrite(fd, &byte, 1, L_BYTES / n / 2) == 1 && !close(fd), "%s", file);
+    }
+    gr_barrier(c);
+}
+
+/* Cut as nobody saved it, neighbours wanting some of the same rows, all of them row 3: everything is right. */
+static void large_is(gr_ckpt_dir *d, const gr_comm *c, int64_t step, uint32_t *x)
+{
+    gr_ckpt      *ck = NULL;
+    gr_ckpt_piece p[2] = {{"large", GR_F32, 2, {L_ROWS, L_COLS}, 0, 0, x},
+                          {"large", GR_F32, 2, {L_ROWS, L_COLS}, 3, 1, NULL}};
+    int64_t       end;
+
+    gr_share(L_ROWS, gr_comm_rank(c), gr_comm_size(c), &p[0].first, &p[0].count);
+    end = p[0].first + p[0].count + L_MORE < L_ROWS ? p[0].first + p[0].count + L_MORE : L_ROWS;
+    p[0].first = p[0].first > L_MORE ? p[0].first - L_MORE : 0;
+    p[0].count = end - p[0].first;
+    p[1].data = x + p[0].count * L_COLS;
+    memset(x, 0, (size_t)(p[0].count + 1) * L_COLS * sizeof *x);
+    CHECK(gr_ckpt_open_newest(&ck, d, p, 2) == GR_OK && ck && gr_ckpt_step(ck) == step, "open");
+    CHECK(large_right(x, p[0].count * L_COLS, p[0].first * L_COLS, (uint32_t)step), "rows of a large tensor");
+    CHECK(large_right(p[1].data, L_COLS, 3 * L_COLS, (uint32_t)step), "row 3");
+    memset(x, 0, (size_t)p[0].count * L_COLS * sizeof *x);
+    CHECK(ck && gr_ckpt_read(ck, &p[0]) == GR_OK, "read");
+    CHECK(large_right(x, p[0].count * L_COLS, p[0].first * L_COLS, (uint32_t)step), "rows read afterwards");
+    gr_ckpt_close(&ck);
+}
+
+static void large(const gr_comm *c)
+{
+    gr_ckpt_dir *d = NULL;
+    uint32_t    *x = NULL;
+    char         path[GR_PATH_MAX];
+
+    CHECK(gr_path(path, "%s/large", dir) == GR_OK && gr_alloc(&x, L_BYTES + L_COLS * 4, 1, "rows") == GR_OK, "memory");
+    CHECK(gr_ckpt_dir_open(&d, c, path) == GR_OK, "open");
+    for (int64_t step = 1; step <= 3; step++) {
+        gr_ckpt_piece p = {"large", GR_F32, 2, {L_ROWS, L_COLS}, 0, L_ROWS, x};
+        large_fill(x, L_ROWS * L_COLS, 0, (uint32_t)step);
+        gr_ckpt_deal(&p, 1, gr_comm_rank(c), gr_comm_size(c));
+        CHECK(gr_ckpt_save(d, step, &p, 1, "{}", 3) == GR_OK, "save");
+    }
+    large_is(d, c, 3, x);
+    large_damage(c, path, 3);
+    large_damage(c, path, 2);
+    large_is(d, c, 1, x); /* two damaged ones have been there before it */
+    gr_barrier(c);
+    gr_ckpt_dir_close(&d);
+    gr_free(&x);
+}
+
 /* What gr_ckpt_read refuses. */
 static void bad_reads(const gr_comm *c)
 {
@@ -241,7 +360,7 @@ static void bad_reads(const gr_comm *c)
     float         x[6];
     gr_ckpt_piece p = {"layers.0.q.weight", GR_F32, 2, {1009, 3}, 1000, 2, x};
 
-    CHECK(gr_ckpt_dir_open(&d, c, dir) == GR_OK && gr_ckpt_open_newest(&ck, d) == GR_OK && ck, "open");
+    CHECK(gr_ckpt_dir_open(&d, c, dir) == GR_OK && gr_ckpt_open_newest(&ck, d, NULL, 0) == GR_OK && ck, "open");
     if (!ck) return;
     CHECK(gr_ckpt_read(ck, &p) == GR_OK, "two rows");
     p.first = 1008;
@@ -381,6 +500,8 @@ int main(int argc, char **argv)
     CHECK(gr_path(dir, "%s/checkpoint-mpi", scratch ? scratch : ".") == GR_OK, "directory");
     round_trip_and_retention(c);
     beside(c);
+    wanted(c, 130000001);
+    large(c);
     bad_reads(c);
     bad_saves(c);
     faults(c);

@@ -95,7 +95,8 @@ static void newest_is(gr_ckpt_dir *d, int64_t step)
 
     state_open(&s);
     pieces(&s, p);
-    CHECK(gr_ckpt_open_newest(&ck, d) == GR_OK && ck && gr_ckpt_step(ck) == step, "newest is not %d", (int)step);
+    CHECK(gr_ckpt_open_newest(&ck, d, NULL, 0) == GR_OK && ck && gr_ckpt_step(ck) == step, "newest is not %d",
+          (int)step);
     for (int i = 0; ck && i < N; i++) CHECK(gr_ckpt_read(ck, &p[i]) == GR_OK, "read");
     CHECK(holds(&s, step), "step %d: other bytes than at begin", (int)step);
     gr_ckpt_close(&ck);
@@ -207,7 +208,7 @@ static void unverified(gr_ckpt_dir **d, state *s)
     CHECK(begin(*d, s, 24, 3) == GR_OK && land(*d) == GR_OK, "save");
     CHECK(there("step-00000021") && there("step-00000022"), "22 does not count, 21 is the third");
     damage(24); /* after it was read back: found by recovery */
-    CHECK(gr_ckpt_open_newest(&ck, *d) == GR_OK && ck && gr_ckpt_step(ck) == 23, "recovery");
+    CHECK(gr_ckpt_open_newest(&ck, *d, NULL, 0) == GR_OK && ck && gr_ckpt_step(ck) == 23, "recovery");
     gr_ckpt_close(&ck);
     CHECK(!there(".verified-00000024"), "what is set aside is not called good");
 }

@@ -142,10 +142,19 @@ static void streamed(const char *data, uint64_t n)
     for (size_t i = 0; i < 2 * sizeof cut / sizeof *cut; i++) {
         const uint64_t begin = cut[i / 2][0], end = cut[i / 2][1];
         seen           s = {.next = begin};
-        CHECK(gr_stream(fd, "plain", begin, end, i % 2, see, &s) == GR_OK, "stream");
+        CHECK(gr_stream(fd, "plain", &(gr_stretch){begin, end}, 1, i % 2, see, &s) == GR_OK, "stream");
         CHECK(!s.gap && s.next == end && s.crc == gr_crc32c(0, data + begin, end - begin), "bytes %llu to %llu",
               (unsigned long long)begin, (unsigned long long)end);
-        CHECK(gr_stream(fd, "plain", begin, n + 1, i % 2, see, &s) == GR_ERR_INPUT, "the file ends early");
+        CHECK(gr_stream(fd, "plain", &(gr_stretch){begin, n + 1}, 1, i % 2, see, &s) == GR_ERR_INPUT,
+              "the file ends early");
+    }
+    for (int past = 0; past < 2; past++) { /* several, one after the other: what lies between them is not shown */
+        const gr_stretch s[] = {{3, 3 + 17 * MIB}, {17 * MIB + 4, 17 * MIB + 5}, {20 * MIB, n}};
+        seen             all = {0};
+        uint32_t         crc = 0;
+
+        for (int i = 0; i < 3; i++) crc = gr_crc32c(crc, data + s[i].begin, s[i].end - s[i].begin);
+        CHECK(gr_stream(fd, "plain", s, 3, past, see, &all) == GR_OK && all.next == n && all.crc == crc, "stretches");
     }
     CHECK(!(fcntl(fd, F_GETFL) & O_DIRECT), "the descriptor is left as it was");
     close(fd);

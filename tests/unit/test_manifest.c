@@ -13,11 +13,11 @@ timeout: 20
 #define SHARDS                                                                                                         \
     "\"shards\":[{\"file\":\"shard-00000-of-00002.h5\",\"bytes\":4096,\"crc32c\":\"00c0ffee\"},"                       \
     "{\"file\":\"shard-00001-of-00002.h5\",\"bytes\":8192,\"crc32c\":\"deadbeef\"}]"
-#define PIECES "[0,0,3,\"00000001\"],[1,3,4,\"00000002\"]"
+#define PIECES "[0,0,3,4072,\"00000001\"],[1,3,4,512,\"00000002\"]"
 #define TENSORS                                                                                                        \
     "\"tensors\":[{\"name\":\"a\",\"dtype\":\"f32\",\"shape\":[7,2],\"pieces\":[" PIECES "]},"                         \
-    "{\"name\":\"b\",\"dtype\":\"i64\",\"shape\":[],\"pieces\":[[1,0,1,\"00000003\"]]}]"
-#define HEAD "{\"format\":1,\"step\":12,\"attempt\":\"1-2-3\",\"world\":2,"
+    "{\"name\":\"b\",\"dtype\":\"i64\",\"shape\":[],\"pieces\":[[1,0,1,8184,\"00000003\"]]}]"
+#define HEAD "{\"format\":2,\"step\":12,\"attempt\":\"1-2-3\",\"world\":2,"
 #define GOOD HEAD SHARDS "," TENSORS ",\"meta\":{\"lr\":0.1}}"
 
 /* Seal `json` properly and parse it. */
@@ -50,7 +50,9 @@ static void good(void)
               !strcmp(m->shard[1].id, "00001e00deadbeef"),
           "shard");
     t = gr_manifest_find(m, "a");
-    CHECK(t && t->rank == 2 && t->dim[0] == 7 && t->n_piece == 2 && m->piece[t->piece + 1].first == 3, "tensor a");
+    CHECK(t && t->rank == 2 && t->dim[0] == 7 && t->n_piece == 2 && m->piece[t->piece + 1].first == 3 &&
+              m->piece[t->piece].offset == 4072 && m->piece[t->piece + 1].bytes == 32,
+          "tensor a");
     t = gr_manifest_find(m, "b");
     CHECK(t && t->rank == 0 && t->dim[0] == 1, "a scalar");
     CHECK(!gr_manifest_find(m, "c") && !gr_manifest_find(m, ""), "absent");
@@ -74,22 +76,32 @@ static void refuse(const char *from, const char *to)
 
 static void wrong(void)
 {
-    refuse(PIECES, "[0,0,3,\"00000001\"]");                      /* rows missing at the end */
-    refuse(PIECES, "[1,3,4,\"00000002\"]");                      /* at the start            */
-    refuse(PIECES, "[0,0,3,\"00000001\"],[1,4,3,\"00000002\"]"); /* in the middle           */
-    refuse(PIECES, "[0,0,4,\"00000001\"],[1,3,4,\"00000002\"]"); /* there twice             */
-    refuse(PIECES, "[0,0,3,\"00000001\"],[1,3,5,\"00000002\"]"); /* past the end            */
-    refuse(PIECES, "[1,3,4,\"00000002\"],[0,0,3,\"00000001\"]"); /* out of order            */
-    refuse(PIECES, "[0,0,3,\"00000001\"],[2,3,4,\"00000002\"]"); /* no such shard           */
-    refuse(PIECES, "[0,0,3,\"00000001\"],[-1,3,4,\"00000002\"]");
-    refuse(PIECES, "[0,0,0,\"00000001\"],[0,0,7,\"00000001\"]"); /* empty                   */
-    refuse(PIECES, "[0,0,-3,\"00000001\"],[1,-3,10,\"00000002\"]");
-    refuse(PIECES, "[0,0,9223372036854775807,\"00000001\"]");
-    refuse(PIECES, "[0,0,7.0,\"00000001\"]");
-    refuse(PIECES, "[0,0,7,\"1\"]");
-    refuse(PIECES, "[0,0,7,\"0000000A\"]");
-    refuse(PIECES, "[0,0,7,1]");
-    refuse(PIECES, "[0,0,7,\"00000001\",0]");
+    refuse(PIECES, "[0,0,3,512,\"00000001\"]");                          /* rows missing at the end */
+    refuse(PIECES, "[1,3,4,512,\"00000002\"]");                          /* at the start            */
+    refuse(PIECES, "[0,0,3,512,\"00000001\"],[1,4,3,512,\"00000002\"]"); /* in the middle           */
+    refuse(PIECES, "[0,0,4,512,\"00000001\"],[1,3,4,512,\"00000002\"]"); /* there twice             */
+    refuse(PIECES, "[0,0,3,512,\"00000001\"],[1,3,5,512,\"00000002\"]"); /* past the end            */
+    refuse(PIECES, "[1,3,4,512,\"00000002\"],[0,0,3,512,\"00000001\"]"); /* out of order            */
+    refuse(PIECES, "[0,0,3,512,\"00000001\"],[2,3,4,512,\"00000002\"]"); /* no such shard           */
+    refuse(PIECES, "[0,0,3,512,\"00000001\"],[-1,3,4,512,\"00000002\"]");
+    refuse(PIECES, "[0,0,0,512,\"00000001\"],[0,0,7,512,\"00000001\"]"); /* empty                   */
+    refuse(PIECES, "[0,0,-3,512,\"00000001\"],[1,-3,10,512,\"00000002\"]");
+    refuse(PIECES, "[0,0,9223372036854775807,512,\"00000001\"]");
+    refuse(PIECES, "[0,0,7.0,512,\"00000001\"]");
+    refuse(PIECES, "[0,0,7,512,\"1\"]");
+    refuse(PIECES, "[0,0,7,512,\"0000000A\"]");
+    refuse(PIECES, "[0,0,7,512,1]");
+    refuse(PIECES, "[0,0,7,\"00000001\"]");     /* as it was in format 1 */
+    refuse(PIECES, "[0,0,7,511,\"00000001\"]"); /* in the seal           */
+    refuse(PIECES, "[0,0,7,0,\"00000001\"]");
+    refuse(PIECES, "[0,0,7,-512,\"00000001\"]");
+    refuse(PIECES, "[0,0,7,4041,\"00000001\"]"); /* past the end */
+    refuse(PIECES, "[0,0,7,9223372036854775807,\"00000001\"]");
+    refuse(PIECES, "[0,0,7,512.0,\"00000001\"]");
+    refuse(PIECES, "[0,0,7,\"512\",\"00000001\"]");
+    refuse("4072", "4073");
+    refuse("8184", "8185");
+    refuse(PIECES, "[0,0,7,512,\"00000001\",0]");
     refuse(PIECES, "7");
     refuse(PIECES, "");
     refuse("[7,2]", "[7,0]");
@@ -109,12 +121,14 @@ static void wrong(void)
     refuse("shard-00001-of-00002.h5", "shard-00000-of-00002.h5");
     refuse("shard-00001-of-00002.h5", "../shard-00001-of-00002.h5");
     refuse("shard-00001-of-00002.h5", "shard-00001-of-00003.h5");
+    refuse("8192", "8191"); /* cuts off b's only piece */
     refuse("8192", "512");
     refuse("8192", "-1");
     refuse("deadbeef", "deadbee");
     refuse("deadbeef", "DEADBEEF");
     refuse("deadbeef", "deadbeef0");
-    refuse("\"format\":1", "\"format\":2");
+    refuse("\"format\":2", "\"format\":1");
+    refuse("\"format\":2", "\"format\":3");
     refuse("\"step\":12", "\"step\":-1");
     refuse("\"step\":12", "\"step\":1.5");
     refuse("\"world\":2", "\"world\":0");
