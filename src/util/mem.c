@@ -31,7 +31,7 @@ gr_status gr_alloc(void *p, uint64_t n, uint64_t size, const char *what)
              "%s: %llu x %llu bytes is more than any machine has", what, (unsigned long long)n,
              (unsigned long long)size);
     align = bytes < HUGE_BLOCK ? ALIGN : PAGE;
-    raw = aligned_alloc(align, (ALIGN + bytes + align - 1) / align * align); /* C11: a multiple of the alignment */
+    raw = aligned_alloc(align, (ALIGN + bytes + align - 1) / align * align);
     GR_CHECK(raw, GR_ERR_NOMEM, "%s: cannot allocate %llu bytes", what, (unsigned long long)bytes);
     if (bytes >= HUGE_BLOCK) madvise(raw, bytes, MADV_HUGEPAGE); /* a wish: whatever it returns, the memory is there */
     memset(raw, 0, ALIGN + bytes);
