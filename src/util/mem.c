@@ -24,13 +24,14 @@ static header *header_of(void *block)
 gr_status gr_alloc(void *p, uint64_t n, uint64_t size, const char *what)
 {
     gr_status st = GR_OK;
-    uint64_t  bytes = 0;
+    uint64_t  bytes = 0, align;
     char     *raw = NULL;
 
     GR_CHECK(!__builtin_mul_overflow(n, size, &bytes) && bytes < (UINT64_C(1) << 48), GR_ERR_NOMEM,
              "%s: %llu x %llu bytes is more than any machine has", what, (unsigned long long)n,
              (unsigned long long)size);
-    raw = aligned_alloc(bytes < HUGE_BLOCK ? ALIGN : PAGE, ALIGN + (bytes + ALIGN - 1) / ALIGN * ALIGN);
+    align = bytes < HUGE_BLOCK ? ALIGN : PAGE;
+    raw = aligned_alloc(align, (ALIGN + bytes + align - 1) / align * align);
     GR_CHECK(raw, GR_ERR_NOMEM, "%s: cannot allocate %llu bytes", what, (unsigned long long)bytes);
     if (bytes >= HUGE_BLOCK) madvise(raw, bytes, MADV_HUGEPAGE); /* a wish: whatever it returns, the memory is there */
     memset(raw, 0, ALIGN + bytes);
