@@ -279,6 +279,7 @@ forward()
 {
     [ -n "$pid" ] || return 0
     say "asked to stop"
+    asked=yes
     kill -USR1 "$pid" 2>/dev/null
 }
 
@@ -295,10 +296,24 @@ launch_ranks() # sets `rc`
     pid=""
 }
 
-run_stage() # STAGE CONFIG [section.key=value ...]
+# Sets `rc`; `none` when srun says that all is well and nothing was done: so it has ended after it failed to start a rank
+launch_and_judge()
 {
     local log_before
-    stage=$1 arguments=("${@:2}") program=$build/bin/graft-$1 pid=""
+    log_before=$(stat -Lc %s "/proc/$$/fd/1")
+    launch_ranks
+    first_failure "$log_before"
+    [ "$rc" -lt 128 ] || rc=${code:-$rc} # srun reports the largest: of a rank that it killed because another one had left
+    if [ "$rc" -eq 0 ] && ! complete; then
+        say "the launcher says 0, but there is no product in $out"
+        rc=none
+    fi
+}
+
+run_stage() # STAGE CONFIG [section.key=value ...]
+{
+    local try
+    stage=$1 arguments=("${@:2}") program=$build/bin/graft-$1 pid="" asked=""
     [ ${#again[@]} -gt 0 ] || again=(stage.sh "$@")
     find_output
     load_notes
@@ -313,14 +328,11 @@ run_stage() # STAGE CONFIG [section.key=value ...]
     say "graft-$stage into $out, from step $step, on $SLURM_JOB_NODELIST, $ranks ranks per node"
 
     trap forward USR1 TERM
-    log_before=$(stat -Lc %s "/proc/$$/fd/1")
-    launch_ranks
-    first_failure "$log_before"
-    [ "$rc" -lt 128 ] || rc=${code:-$rc} # srun reports the largest: of a rank that it killed because another one had left
-    if [ "$rc" -eq 0 ] && ! complete; then # srun has been seen to say 0 after it failed to start a rank
-        say "the launcher says 0, but there is no product in $out"
-        rc=1
-    fi
+    for try in 1 2 3; do # each is a step of another number: what a dead one left on a node is not in the way of the next
+        launch_and_judge
+        if [ "$rc" != none ] || [ -n "$asked" ]; then break; fi
+    done
+    [ "$rc" != none ] || rc=1
     say "graft-$stage ended with $rc"
     case $rc in
     0) rm -f "$notes" ;;

@@ -164,8 +164,8 @@ keeper_spawn() # slurmctld or the name of a node
     case $1 in
     slurmctld) slurmctld -D >>"$cluster/log/$1.out" 2>&1 </dev/null & ;;
     *)
-        # A step of the same number may come again, and PMIx stumbles over the socket of the one that died with the node.
-        rm -f "$cluster/spool/$1"/stepd.slurm.pmix.*
+        # A step of the same number may come again, and PMIx stumbles over what the one that died with the node left.
+        rm -rf "$cluster/spool/$1"/{stepd.slurm.,}pmix.*
         # shellcheck disable=SC2016
         unshare --mount --uts --pid --fork --kill-child --mount-proc bash -c '
             mount -t tmpfs -o mode=1777 tmpfs /dev/shm && mount --bind "$2/hosts" /etc/hosts && hostname "$1" || exit 1
