@@ -15,37 +15,10 @@
 # a report job writes OUT/report.txt: members, their results, and which are missing.
 set -euo pipefail
 
-GRAFT_HOME=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-export GRAFT_HOME
-
-die() { echo "sweep.sh: $*" >&2; exit 2; }
+# shellcheck source=slurm/submit.sh
+. "$(dirname "${BASH_SOURCE[0]}")/submit.sh"
 
 usage() { sed -n '/^#  *slurm/,/^#   --out/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; }
-
-read_arguments()
-{
-    table="" stages="convert align evaluate" model=8b configs="" throttle=4 out="" dry=""
-    while [ $# -gt 0 ]; do
-        case $1 in
-        --stages | --model | --configs | --throttle | --out)
-            [ $# -ge 2 ] || die "$1 needs a value"
-            printf -v "${1#--}" %s "$2"
-            shift 2 ;;
-        --dry-run) dry=yes; shift ;;
-        -h | --help) usage; exit 0 ;;
-        -*) die "unknown option $1" ;;
-        *)
-            [ -z "$table" ] || die "one table at a time: $table, $1"
-            table=$1
-            shift ;;
-        esac
-    done
-    [ -n "$table" ] || { usage >&2; exit 2; }
-    [ -f "$table" ] || die "no table $table"
-    [[ $throttle =~ ^[1-9][0-9]*$ ]] || die "--throttle $throttle: a number"
-    configs=${configs:-$GRAFT_HOME/configs/qwen3_$model}
-    [ -n "$out" ] || { out=${table##*/} out=runs/sweeps/${out%.*}; }
-}
 
 # Comments and empty lines go; what is left must be names that can be directories, each once, and key=value.
 normalise()
@@ -69,7 +42,7 @@ freeze()
         [ "$frozen" = "$(cat "$out/members.tsv")" ] ||
             die "$out was made from another table, or with other stages or configurations: give another --out"
     elif [ -z "$dry" ]; then
-        mkdir -p "$out" logs # Slurm fails a job without a word when the directory of its log is missing
+        mkdir -p "$out"
         printf '%s\n' "$frozen" >"$out/members.tsv.tmp" && mv "$out/members.tsv.tmp" "$out/members.tsv"
     fi
 }
@@ -83,27 +56,19 @@ missing() # line numbers of members that are not done, as a list for --array; me
     done < <(cut -f1 <<<"$members") | paste -sd,
 }
 
-run() # prints the job's id
-{
-    if [ -n "$dry" ]; then
-        { printf '%q ' "$@"; echo; } >&3
-        echo JOB-OF-MEMBERS
-    else
-        "$@" | cut -d';' -f1
-    fi
-}
-
-read_arguments "$@"
-GRAFT_SBATCH=()
-site=${GRAFT_SITE:-$GRAFT_HOME/slurm/site.sh}
-# shellcheck source=/dev/null
-[ ! -f "$site" ] || . "$site"
-exec 3>&1 # run's own output is the job's id
+argument=table options="stages model configs throttle out"
+table="" stages="convert align evaluate" model=8b configs="" throttle=4 out=""
+read_command_line "$@"
+[ -f "$table" ] || die "no table $table"
+[[ $throttle =~ ^[1-9][0-9]*$ ]] || die "--throttle $throttle: a number"
+configs=${configs:-$GRAFT_HOME/configs/qwen3_$model}
+[ -n "$out" ] || { out=${table##*/} out=runs/sweeps/${out%.*}; }
+load_site
 freeze
 todo=$(missing)
 [ -n "$todo" ] || { echo "$out: every member is done"; exec "$GRAFT_HOME/slurm/sweep_report.sh" "$out"; }
-array=$(run sbatch --parsable --job-name="sweep_${out##*/}" --array="$todo%$throttle" "${GRAFT_SBATCH[@]}" \
+array=$(submit members --job-name="sweep_${out##*/}" --array="$todo%$throttle" "${GRAFT_SBATCH[@]}" \
     "$GRAFT_HOME/slurm/sweep_member.sh" "$out")
 [ -n "$dry" ] || echo "members $array"
-report=$(run sbatch --parsable --job-name="report_${out##*/}" --dependency="afterany:$array" "$GRAFT_HOME/slurm/sweep_report.sh" "$out")
+report=$(submit report --job-name="report_${out##*/}" --dependency="afterany:$array" "$GRAFT_HOME/slurm/sweep_report.sh" "$out")
 [ -n "$dry" ] || echo "report $report"
