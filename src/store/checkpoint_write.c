@@ -42,7 +42,7 @@ static gr_status write_manifest(const flight *s, const char *text, uint64_t n)
     fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
     GR_CHECK(fd >= 0, GR_ERR_IO, "%s: %s", path, strerror(errno));
     GR_TRY(gr_pwrite_all(fd, text, n, 0, path));
-    GR_CHECK(!fsync(fd), GR_ERR_IO, "%s: fsync: %s", path, strerror(errno));
+    GR_TRY(gr_fsync(fd, path));
     failed = close(fd);
     fd = -1;
     GR_CHECK(!failed, GR_ERR_IO, "%s: close: %s", path, strerror(errno));

@@ -199,7 +199,7 @@ static gr_status write_seal(int fd, const char *tmp, const char *path, const gr_
 
     compose(s, text);
     GR_TRY(gr_pwrite_all(fd, text, GR_SEAL_BYTES, 0, tmp));
-    GR_CHECK(!fsync(fd), GR_ERR_IO, "%s: fsync: %s", tmp, strerror(errno));
+    GR_TRY(gr_fsync(fd, tmp));
     GR_TRY(gr_publish(tmp, path));
 out:
     return st;

@@ -71,7 +71,7 @@ out:
     return st;
 }
 
-static gr_status sync_file(int fd, const char *path)
+gr_status gr_fsync(int fd, const char *path)
 {
     gr_status   st = GR_OK;
     const char *before = gr_beat("fsync");
@@ -93,7 +93,7 @@ gr_status gr_write_file(const char *path, const void *data, uint64_t n)
     fd = open(tmp, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
     GR_CHECK(fd >= 0, GR_ERR_IO, "%s: %s", tmp, strerror(errno));
     GR_TRY(gr_pwrite_all(fd, data, n, 0, tmp));
-    GR_TRY(sync_file(fd, tmp));
+    GR_TRY(gr_fsync(fd, tmp));
     failed = close(fd);
     fd = -1;
     GR_CHECK(!failed, GR_ERR_IO, "%s: close: %s", tmp, strerror(errno));
@@ -190,7 +190,7 @@ gr_status gr_fsync_path(const char *path)
     const int fd = open(path, O_RDONLY | O_CLOEXEC);
 
     GR_CHECK(fd >= 0, GR_ERR_IO, "%s: %s", path, strerror(errno));
-    GR_TRY(sync_file(fd, path));
+    GR_TRY(gr_fsync(fd, path));
 out:
     if (fd >= 0) close(fd);
     return st;

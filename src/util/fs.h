@@ -41,6 +41,9 @@ gr_status gr_place_error(int cause);
  * way; GR_ERR_IO. */
 gr_status gr_mkdirs(const char *path);
 
+/** fsync(2); `path` leads the message. */
+gr_status gr_fsync(int fd, const char *path);
+
 /** fsync a file or a directory by path. */
 gr_status gr_fsync_path(const char *path);
 
