@@ -14,6 +14,7 @@
 #include "comm/mesh.h"
 #include "config/config.h"
 #include "kernels/backend.h"
+#include "util/clock.h"
 #include "util/status.h"
 
 GR_C_BEGIN
@@ -53,10 +54,6 @@ int gr_stop_requested(void);
 /** [local] "0.1.0", and the commit it was built from. */
 const char *gr_version(void);
 const char *gr_commit(void);
-
-/** [local] Seconds on a monotonic clock; UTC as 2026-01-31T12:00:00Z (static buffer per thread). */
-double      gr_now(void);
-const char *gr_utc(void);
 
 /** [rank 0; others no-op] Progress of a long stage: on a terminal one line redrawn at most twice a second, with ETA; in
  * a log nothing (the caller logs lines by its own interval). mpirun hides the terminal; GR_PROGRESS=1 in the

@@ -3,6 +3,7 @@
 #include "store/direct.h"
 #include "store/h5.h"
 #include "store/manifest.h"
+#include "util/clock.h"
 #include "util/mem.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -10,7 +11,6 @@
 #include <stddef.h>
 #include <stdio.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 enum {
@@ -22,14 +22,6 @@ enum {
 };
 
 typedef gr_ckpt_flight flight;
-
-static double now(void)
-{
-    struct timespec t = {0};
-
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
-}
 
 /* ---- pieces ------------------------------------------------------------------------------------ */
 
@@ -286,10 +278,10 @@ out:
 gr_status gr_ckpt_write_job(void *user)
 {
     flight      *s = user;
-    const double start = now();
+    const double start = gr_now();
     gr_status    st = s->shard >= 0 ? write_shard(s) : GR_OK;
 
-    s->seconds = now() - start;
+    s->seconds = gr_now() - start;
     return st;
 }
 

@@ -13,6 +13,8 @@
 #ifndef GR_TESTS_BENCH_H
 #define GR_TESTS_BENCH_H
 #include "comm/comm.h"
+#include "kernels/backend.h"
+#include "util/clock.h"
 #include "util/mem.h"
 #include "util/rng.h"
 #include <math.h>
@@ -20,7 +22,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 typedef struct bench {
     gr_comm *comm; /* or NULL */
@@ -31,14 +32,6 @@ typedef struct bench {
 } bench;
 
 static bool bench_mute; /* ranks other than 0 */
-
-static inline double bench_now(void)
-{
-    struct timespec t;
-
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 static inline void bench_time(const char *key, double seconds, double work, double count)
 {
@@ -53,6 +46,14 @@ static inline void bench_number(const char *key, double value)
 static inline void bench_error(const char *key, double value, double tolerance)
 {
     if (!bench_mute) printf("error %s %.3g %.3g\n", key, value, tolerance);
+}
+
+/* The cpu backend with the threads that the harness chose. */
+static inline gr_status bench_backend(const gr_ops **ops, char *note, int n_note)
+{
+    const char *threads = getenv("OMP_NUM_THREADS");
+
+    return gr_backend_open("cpu", threads ? (int)strtol(threads, NULL, 10) : 1, ops, note, n_note);
 }
 
 static inline void bench_name(const char *name)

@@ -69,13 +69,13 @@ static inline gr_status core_run(void *user)
     core_problem       *p = user;
     const int           i = p->last = p->turn++ % CORE_SETS;
     const gr_core_args *a = &p->set[i];
-    const double        t0 = bench_now();
+    const double        t0 = gr_now();
     double              t1, t2;
 
     p->core->forward(a, NULL);
-    t1 = bench_now();
+    t1 = gr_now();
     p->core->backward(a, NULL);
-    t2 = bench_now();
+    t2 = gr_now();
     bench_time("fwd", t1 - t0, p->flop, p->n);
     bench_time("fwd+bwd", t2 - t0, p->flop_both, p->n);
     return gr_arena_reset(p->scratch);

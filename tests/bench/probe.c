@@ -62,16 +62,16 @@ static void fma_chains(void)
 
 static double fma_rate(int threads)
 {
-    const double t0 = bench_now();
+    const double t0 = gr_now();
 
 #pragma omp parallel num_threads(threads)
     fma_chains();
-    return 2.0 * LANES * CHAINS * FMA_TURNS * threads / (bench_now() - t0);
+    return 2.0 * LANES * CHAINS * FMA_TURNS * threads / (gr_now() - t0);
 }
 
 static double clock_rate(void)
 {
-    const double t0 = bench_now();
+    const double t0 = gr_now();
     uint64_t     x = 1;
 
     for (int i = 0; i < CLOCK_TURNS; i++)
@@ -81,7 +81,7 @@ static double clock_rate(void)
         __asm__ volatile("" : "+r"(x));
 #endif
     sink = (float)x;
-    return 3.0 * 4 * CLOCK_TURNS / (bench_now() - t0);
+    return 3.0 * 4 * CLOCK_TURNS / (gr_now() - t0);
 }
 
 /* Four streams of STREAM floats, made and first touched when they are asked for. */
@@ -101,7 +101,7 @@ static double copy_rate(int threads)
 {
     const float *a = streams(0);
     float       *b = streams(1);
-    double       t0 = bench_now();
+    double       t0 = gr_now();
 
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int64_t i = 0; i < STREAM; i += LANES) {
@@ -113,13 +113,13 @@ static double copy_rate(int threads)
         *(vec *)(b + i) = *(const vec *)(a + i);
 #endif
     }
-    return 8.0 * STREAM / (bench_now() - t0);
+    return 8.0 * STREAM / (gr_now() - t0);
 }
 
 static double stream_rate(int threads)
 {
     float *p = streams(0), *m = streams(1), *v = streams(2), *g = streams(3);
-    double t0 = bench_now();
+    double t0 = gr_now();
 
 #pragma omp parallel for simd num_threads(threads) schedule(static)
     for (int64_t i = 0; i < STREAM; i++) {
@@ -129,7 +129,7 @@ static double stream_rate(int threads)
         v[i] += gi;
         p[i] += gi;
     }
-    return 28.0 * STREAM / (bench_now() - t0);
+    return 28.0 * STREAM / (gr_now() - t0);
 }
 
 int main(int argc, char **argv)

@@ -24,10 +24,10 @@ typedef struct adam {
 static gr_status run(void *user)
 {
     adam        *a = user;
-    const double t0 = bench_now();
+    const double t0 = gr_now();
 
     gr_adamw_step(a->ps, &optim, optim.lr, a->t++, 0.5, 0.25); /* gradients times 0.5; nothing clipped */
-    bench_time("step", bench_now() - t0, 28.0 * (double)gr_params_total(a->ps), 0);
+    bench_time("step", gr_now() - t0, 28.0 * (double)gr_params_total(a->ps), 0);
     return GR_OK;
 }
 
@@ -68,8 +68,7 @@ int main(int argc, char **argv)
 
     (void)argv;
     if (argc != 1) return 2;
-    const char *threads = getenv("OMP_NUM_THREADS");
-    GR_TRY(gr_backend_open("cpu", threads ? (int)strtol(threads, NULL, 10) : 1, &ops, note, sizeof note));
+    GR_TRY(bench_backend(&ops, note, sizeof note));
     bench_name("graft");
     GR_TRY(shape_open(&m, ops, "smollm2"));
     a.ps = m->params;

@@ -35,10 +35,10 @@ static gr_status run(void *user)
     GR_TRY(gr_path(path, "%s/save-%lld", s->dir, (long long)s->turn));
     GR_TRY(gr_ckpt_dir_open(&d, s->c, path));
     gr_barrier(s->c);
-    t0 = bench_now();
+    t0 = gr_now();
     GR_TRY(gr_ckpt_save(d, 1, s->piece, TENSORS, "{}", 1));
     gr_barrier(s->c);
-    t0 = bench_now() - t0;
+    t0 = gr_now() - t0;
     bench_time("write", gr_ckpt_last(d)->seconds, STATE_BYTES, 0);
     bench_time("save", t0, STATE_BYTES, 0);
 out:
@@ -83,12 +83,12 @@ static gr_status ceiling(void *user)
 
     GR_TRY(gr_path(path, "%s/raw-%d", s->dir, gr_comm_rank(s->c)));
     gr_barrier(s->c);
-    t0 = bench_now();
+    t0 = gr_now();
     GR_TRY(gr_agree(s->c, write_raw(s, path)));
-    t1 = bench_now();
+    t1 = gr_now();
     GR_TRY(gr_agree(s->c, read_raw(s, path)));
     bench_time("write", t1 - t0, STATE_BYTES, 0);
-    bench_time("save", bench_now() - t0, STATE_BYTES, 0);
+    bench_time("save", gr_now() - t0, STATE_BYTES, 0);
     GR_TRY(gr_remove_tree(path));
 out:
     return st;
@@ -135,10 +135,10 @@ static void work_step(const work *w, gr_comm *c)
 /* What of a save the training waits for. */
 static gr_status blocked_by(gr_status (*call)(gr_ckpt_dir *), gr_ckpt_dir *d, double *seconds)
 {
-    const double    t0 = bench_now();
+    const double    t0 = gr_now();
     const gr_status st = call(d);
 
-    *seconds += bench_now() - t0;
+    *seconds += gr_now() - t0;
     return st;
 }
 
@@ -191,14 +191,14 @@ static gr_status stall(void *user)
     double    t0, plain, saving, blocked;
 
     if (!w->d) GR_TRY(stall_open(w, s));
-    t0 = bench_now();
+    t0 = gr_now();
     work_step(w, s->c);
-    plain = bench_now() - t0;
-    t0 = bench_now();
+    plain = gr_now() - t0;
+    t0 = gr_now();
     GR_TRY(gr_ckpt_begin(w->d, ++w->turn, s->piece, TENSORS, "{}", 1));
-    blocked = bench_now() - t0;
+    blocked = gr_now() - t0;
     GR_TRY(work_while_saving(w, s->c, &steps, &blocked));
-    saving = bench_now() - t0;
+    saving = gr_now() - t0;
     bench_number("blocked", 100 * blocked / plain);
     bench_number("slowdown", 100 * (saving - (double)steps * plain) / plain);
 out:

@@ -167,8 +167,7 @@ int main(int argc, char **argv)
     gr_status     st = GR_OK;
 
     if (argc != 2) return 2;
-    const char *threads = getenv("OMP_NUM_THREADS");
-    GR_TRY(gr_backend_open("cpu", threads ? (int)strtol(threads, NULL, 10) : 1, &ops, note, sizeof note));
+    GR_TRY(bench_backend(&ops, note, sizeof note));
     GR_TRY(gr_arena_open(&p.scratch, ops, "scratch"));
     bench_name("graft, own kernels");
     p.core = gr_mixer_core_of(gr_mixer_find("gdn"), ops);

@@ -32,7 +32,7 @@ static gr_status run(void *user)
 {
     gemm     *g = user;
     const int i = g->last = g->turn++ % SETS;
-    double    t0 = bench_now();
+    double    t0 = gr_now();
 
     if (g->ops)
         g->ops->gemm(g->c[i], g->a[i], g->ta, g->b[i], g->tb, 1.0f, 0.0f, NULL);
@@ -40,7 +40,7 @@ static gr_status run(void *user)
         cblas_sgemm(CblasRowMajor, g->ta ? CblasTrans : CblasNoTrans, g->tb ? CblasTrans : CblasNoTrans, M, (int)g->n,
                     (int)g->k, 1.0f, g->a[i].data, (int)g->a[i].dim[1], g->b[i].data, (int)g->b[i].dim[1], 0.0f,
                     g->c[i].data, (int)g->n);
-    bench_time("product", bench_now() - t0, 2.0 * M * (double)g->n * (double)g->k, 0);
+    bench_time("product", gr_now() - t0, 2.0 * M * (double)g->n * (double)g->k, 0);
     return GR_OK;
 }
 

@@ -63,14 +63,14 @@ static gr_status run(void *user)
     step              *s = user;
     const gr_cfg_optim optim = {.lr = 1e-4, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8, .weight_decay = 0.01, .clip = 0};
     const int          i = s->turn++ % TEXTS;
-    const double       t0 = bench_now();
+    const double       t0 = gr_now();
     double             t1, t2;
 
     gr_params_zero_grad(s->m->params);
     GR_TRY(loss(s, i, true));
-    t1 = bench_now();
+    t1 = gr_now();
     gr_adamw_step(s->m->params, &optim, optim.lr, s->updates++, 1.0 / s->n, 0);
-    t2 = bench_now();
+    t2 = gr_now();
     bench_time("step", t2 - t0, s->flop, s->n);
     bench_time("fwd+bwd", t1 - t0, s->flop, s->n);
 out:
@@ -146,8 +146,7 @@ int main(int argc, char **argv)
     gr_status     st = GR_OK;
 
     if (argc != 3) return 2;
-    const char *threads = getenv("OMP_NUM_THREADS");
-    GR_TRY(gr_backend_open("cpu", threads ? (int)strtol(threads, NULL, 10) : 1, &ops, note, sizeof note));
+    GR_TRY(bench_backend(&ops, note, sizeof note));
     bench_name(note);
     GR_TRY(shape_open(&s.m, ops, argv[1]));
     s.n = (int)strtol(argv[2], NULL, 10);

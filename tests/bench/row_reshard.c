@@ -112,9 +112,9 @@ static gr_status ceiling(void *user)
 
     GR_TRY(forget(s));
     GR_TRY(gr_agree(s->c, open_files(&f, s, O_DIRECT)));
-    t0 = bench_now();
+    t0 = gr_now();
     GR_TRY(gr_agree(s->c, read_raw(s, &f)));
-    bench_time("load", bench_now() - t0, STATE_BYTES, 0);
+    bench_time("load", gr_now() - t0, STATE_BYTES, 0);
 out:
     close_files(&f);
     return st;

@@ -74,12 +74,12 @@ static inline gr_status state_load(state *s, const char *path, double *seconds)
 
     GR_TRY(gr_ckpt_dir_open(&d, s->c, path));
     gr_barrier(s->c);
-    t0 = bench_now();
+    t0 = gr_now();
     GR_TRY(gr_ckpt_open_newest(&ck, d, s->piece, TENSORS));
     GR_CHECK(ck, GR_ERR_INPUT, "%s: no checkpoint", path);
     for (int i = 0; i < TENSORS && read == GR_OK; i++) read = gr_ckpt_fits(ck, &s->piece[i]);
     GR_TRY(gr_agree(s->c, read));
-    *seconds = bench_now() - t0;
+    *seconds = gr_now() - t0;
 out:
     gr_ckpt_close(&ck);
     gr_barrier(s->c);

@@ -1,4 +1,4 @@
-#include "run/run.h"
+#include "util/clock.h"
 #include <time.h>
 
 double gr_now(void)
