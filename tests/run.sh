@@ -53,6 +53,7 @@ export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
 export OMPI_MCA_rmaps_base_oversubscribe=1    # more ranks than cores ...
 export OMPI_MCA_mpi_yield_when_idle=1         # ... which must not spin: 1000 times slower
 export OMPI_MCA_hwloc_base_binding_policy=none
+export OMPI_MCA_pml=ob1 OMPI_MCA_btl=self,vader,tcp # looking for other networks takes 0.2 s a launch
 export OMPI_MCA_btl_vader_backing_directory=$shm # a killed rank leaves its segment there
 export HDF5_USE_FILE_LOCKING=FALSE
 # Leaks are counted by gr_mem_live(); Open MPI has some of its own. A failed allocation is NULL.

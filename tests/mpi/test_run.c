@@ -91,7 +91,7 @@ static void forget_launcher(void)
 {
     static const char *const keep[] = {"OMPI_ALLOW_RUN_AS_ROOT", "OMPI_MCA_rmaps_base_oversubscribe",
                                        "OMPI_MCA_mpi_yield_when_idle", "OMPI_MCA_hwloc_base_binding_policy",
-                                       "OMPI_MCA_btl_vader_backing_directory"};
+                                       "OMPI_MCA_btl_vader_backing_directory", "OMPI_MCA_pml", "OMPI_MCA_btl"};
     extern char            **environ;
     char                     name[256];
 
