@@ -3,6 +3,7 @@
  * The harness (bench.py) starts it, and then writes words to its stdin, a line each; it answers each with lines on
  * stdout, the last of which is "done":
  *
+ *     ready      nothing: it has set up
  *     run        one repetition, timed                   time KEY SECONDS WORK COUNT     number KEY PERCENT
  *     ceiling    the same work at the machine's limit    time KEY SECONDS WORK COUNT
  *     check      compare the output with fp64            error KEY VALUE TOLERANCE
@@ -70,16 +71,18 @@ static inline gr_status bench_serve(const bench *b)
     bench_mute = gr_comm_rank(b->comm) != 0;
     for (;;) {
         gr_status (*act)(void *) = NULL;
+        bool ready;
 
         memset(word, 0, sizeof word);
         if (!bench_mute && !fgets(word, sizeof word, stdin)) word[0] = '\0';
         gr_bcast(b->comm, word, sizeof word, 0);
         if (!word[0]) break;
+        ready = !strcmp(word, "ready\n");
         if (!strcmp(word, "run\n")) act = b->run;
         if (!strcmp(word, "ceiling\n")) act = b->ceiling;
         if (!strcmp(word, "check\n")) act = b->check;
-        GR_CHECK(act, GR_ERR_ARG, "no such word: %s", word);
-        GR_TRY(act(b->user));
+        GR_CHECK(act || ready, GR_ERR_ARG, "no such word: %s", word);
+        if (act) GR_TRY(act(b->user));
         if (!bench_mute) printf("done\n");
         fflush(stdout);
     }
@@ -111,12 +114,18 @@ static inline float bench_uniform(uint64_t stream, uint64_t i, float low, float 
     return low + (high - low) * (float)(z >> 40) * 0x1p-24f;
 }
 
-static inline void bench_fill(float *x, int64_t n, uint64_t stream, float low, float high)
+/* x[i] = bench_uniform(stream, first + i, low, high): a part of something larger. */
+static inline void bench_fill_part(float *x, int64_t n, uint64_t stream, uint64_t first, float low, float high)
 {
-    const uint64_t from = (bench_seed() + stream) * 0x9E3779B97F4A7C15u;
+    const uint64_t from = (bench_seed() + stream) * 0x9E3779B97F4A7C15u + first;
 
 #pragma omp parallel for schedule(static)
     for (int64_t i = 0; i < n; i++) x[i] = low + (high - low) * (float)(bench_mix(from + (uint64_t)i) >> 40) * 0x1p-24f;
+}
+
+static inline void bench_fill(float *x, int64_t n, uint64_t stream, float low, float high)
+{
+    bench_fill_part(x, n, stream, 0, low, high);
 }
 
 /* Counted memory that may be touched; the program ends when there is none. */

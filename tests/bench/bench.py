@@ -18,6 +18,7 @@ import fnmatch
 import glob
 import itertools
 import json
+import math
 import os
 import platform
 import re
@@ -35,9 +36,10 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 TOP = os.path.dirname(os.path.dirname(HERE))
 
 MAX_FOREIGN = 0.08   # share of all cores that others may take while a case is measured
-MAX_DRIFT = 0.05     # by which the FMA probe may differ before and after
+MAX_DRIFT = 0.05     # by which the FMA probe beside a round may be below the fastest of the case
 IDLE = 0.06          # share of all cores in use that counts as quiet
-TRIES = 3            # of a case on a machine that does not keep quiet
+TRIES = 3            # of a case while others work
+MOST_ROUNDS = 3      # times the wanted ones, on a machine whose speed changes
 SLACK = 0.95         # of min, before a row fails
 ANSWER = 600         # seconds until a silent contestant is given up
 
@@ -118,9 +120,9 @@ def ticks():
     return sum(v) - v[3] - v[4], v[7]
 
 
-def own_ticks():
-    """Ours: this process and all below it, those that ended included; and the kernel's threads, which write our files."""
-    parent, used = {}, {}
+def processes():
+    """{pid: (parent, ticks used, by children that ended too)} of all there are."""
+    table = {}
     for entry in os.listdir("/proc"):
         if not entry.isdigit():
             continue
@@ -129,16 +131,26 @@ def own_ticks():
         except OSError:
             continue
         f = stat[stat.rindex(")") + 2:].split()
-        parent[int(entry)] = int(f[1])
-        used[int(entry)] = sum(int(x) for x in f[11:15])
-    total = 0
-    for pid in used:
+        table[int(entry)] = int(f[1]), sum(int(x) for x in f[11:15])
+    return table
+
+
+def family(table, roots):
+    """Those of the table that are one of the roots, or below one."""
+    found = []
+    for pid in table:
         p = pid
-        while p > 2 and p != os.getpid():
-            p = parent.get(p, 0)
-        if p in (os.getpid(), 2):
-            total += used[pid]
-    return total
+        while p in table and p not in roots:
+            p = table[p][0]
+        if p in roots:
+            found.append(pid)
+    return found
+
+
+def own_ticks():
+    """Ours: this process and all below it; and the kernel's threads (of pid 2), which write our files."""
+    table = processes()
+    return sum(table[pid][1] for pid in family(table, {os.getpid(), 2}))
 
 
 class Usage:
@@ -184,10 +196,11 @@ class Failed(Exception):
 
 
 def environment(threads, seed, ranks):
-    """The same for all: nothing chosen for a BLAS, as many threads; ranks that do not spin on each other's cores."""
+    """The same for all: nothing chosen for a BLAS, as many threads, each on its core (woken together, the kernel leaves two
+    on one for a tenth of a second); ranks that do not spin on each other's cores."""
     env = {k: v for k, v in os.environ.items()
            if not k.startswith(("OPENBLAS_", "SLURM_", "PMIX_", "PMI_", "OMP_", "GOMP_", "KMP_", "MKL_"))}
-    env.update(OMP_NUM_THREADS=str(1 if ranks else threads), GR_BENCH_SEED=str(seed), OMPI_ALLOW_RUN_AS_ROOT="1",
+    env.update(OMP_NUM_THREADS=str(1 if ranks else threads), OMP_PROC_BIND="false" if ranks else "true", GR_BENCH_SEED=str(seed), OMPI_ALLOW_RUN_AS_ROOT="1",
                OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1", OMPI_MCA_rmaps_base_oversubscribe="1",
                OMPI_MCA_mpi_yield_when_idle="1", OMPI_MCA_hwloc_base_binding_policy="none",
                HDF5_USE_FILE_LOCKING="FALSE", TOKENIZERS_PARALLELISM="false", HF_HUB_OFFLINE="1",
@@ -198,8 +211,8 @@ def environment(threads, seed, ranks):
 class Contestant:
     """A program that does one repetition whenever it is told to; stopped in between, so that it takes no time."""
 
-    def __init__(self, command, env, stops):
-        self.name, self.stops = "", stops
+    def __init__(self, command, env):
+        self.name = ""
         self.log = tempfile.TemporaryFile()
         self.process = subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log,
                                         start_new_session=True)
@@ -223,8 +236,12 @@ class Contestant:
         return f"{os.path.basename(self.command[-1])} {what}: {' / '.join(said[-3:])}"
 
     def signal(self, number):
-        if self.stops and self.process.poll() is None:
-            os.killpg(self.process.pid, number)
+        """To the program and all that it started: mpirun gives every rank a process group of its own."""
+        for pid in [] if self.process.poll() is not None else family(processes(), {self.process.pid}):
+            try:
+                os.kill(pid, number)
+            except OSError:
+                pass
 
     def tell(self, word):
         """The answer: {"time": {key: (seconds, work, count)}, "number": {key: x}, "error": {key: (error, tolerance)}}."""
@@ -281,8 +298,13 @@ class Probe:
         self.process.stdin.flush()
         return float(self.process.stdout.readline())
 
-    def best(self, what, times=5):
-        return max(self.ask(what) for _ in range(times))
+    def best(self, what, enough=math.inf, times=5):
+        """The best of some; with `enough`, until that is reached, but ten times as many at most."""
+        best = 0.0
+        for i in itertools.count():
+            best = max(best, self.ask(what))
+            if best >= enough or i + 1 >= times * (1 if enough == math.inf else 10):
+                return best
 
     def close(self):
         self.process.stdin.close()
@@ -298,6 +320,8 @@ class Samples:
         self.time, self.number = {}, {}
 
     def add(self, answer):
+        if not answer:
+            return
         for key, value in answer["time"].items():
             self.time.setdefault(key, []).append(value)
         for key, value in answer["number"].items():
@@ -355,51 +379,65 @@ class Bench:
 
     # -- one case
 
-    def rounds(self, case, ours, peer, repeats):
-        """Ours, the peer, the ceiling, in turn."""
-        mine, theirs, limit = Samples(), Samples(), Samples()
-        for i in range(-case.warm, repeats):
-            samples = ours.tell("run"), peer.tell("run") if peer else None
-            if not samples[0]["time"]:
-                top = {"time": {}, "number": {}}
-            elif case.ceiling == "own":
-                top = ours.tell("ceiling")
-            else:
-                rate = self.probe.ask(case.ceiling)
-                top = {"time": {key: (t[1] / rate, t[1], t[2]) for key, t in samples[0]["time"].items()}, "number": {}}
-            if i < 0:
-                continue
-            mine.add(samples[0])
-            limit.add(top)
-            if peer:
-                theirs.add(samples[1])
-        return mine, theirs, limit
+    def round(self, case, ours, peer):
+        """Ours, the peer, the ceiling, in turn: what each answers."""
+        mine, theirs = ours.tell("run"), peer.tell("run") if peer else None
+        if not mine["time"]:
+            top = {"time": {}, "number": {}}
+        elif case.ceiling == "own":
+            top = ours.tell("ceiling")
+        else:
+            rate = self.probe.ask(case.ceiling)
+            top = {"time": {key: (t[1] / rate, t[1], t[2]) for key, t in mine["time"].items()}, "number": {}}
+        return mine, theirs, top
+
+    def rounds(self, case, ours, peer, wanted):
+        """Rounds until enough of them had the machine's full speed before and after; (probe, answers) of these, and of how many."""
+        probe = f"fma {CORES}"
+        before = fastest = self.probe.best(probe, times=25)
+        every, kept = [], []
+        while len(kept) < wanted and len(every) < MOST_ROUNDS * wanted:
+            answers = self.round(case, ours, peer)
+            after = self.probe.best(probe, enough=0.98 * fastest)
+            every.append((min(before, after), answers))
+            before, fastest = after, max(fastest, after)
+            kept = [r for r in every if not self.quiet or r[0] >= (1 - MAX_DRIFT) * fastest]
+        return kept, len(every)
 
     def guarded(self, case, ours, peer):
         """Rounds on a quiet machine; and how quiet it was."""
-        repeats = self.repeats or case.repeats
+        wanted = self.repeats or case.repeats
+        for _ in range(case.warm):
+            self.round(case, ours, peer)
         for attempt in range(TRIES):
             waited = wait_idle(self.wait if attempt == 0 else 60) if self.quiet else 0.0
-            fma, usage = self.probe.best(f"fma {CORES}"), Usage()
-            samples = self.rounds(case, ours, peer, repeats)
+            usage = Usage()
+            kept, tried = self.rounds(case, ours, peer, wanted)
             foreign, steal = usage.shares()
-            drift = self.probe.best(f"fma {CORES}") / fma - 1
-            guard = {"foreign": round(foreign, 4), "steal": round(steal, 4), "fma": round(fma / 1e9, 1),
-                     "drift": round(drift, 4), "clock_GHz": round(self.probe.ask("clock") / 1e9, 3),
-                     "waited_s": None if waited is None else round(waited, 1), "tries": attempt + 1, "repeats": repeats}
-            guard["noisy"] = waited is None or foreign > MAX_FOREIGN or abs(drift) > MAX_DRIFT
-            if not guard["noisy"] or not self.quiet or waited is None:
+            if not self.quiet or waited is None or foreign <= MAX_FOREIGN:
                 break
+        fma = [r[0] for r in kept] or [0.0]
+        guard = {"foreign": round(foreign, 4), "steal": round(steal, 4), "fma": round(max(fma) / 1e9, 1),
+                 "drift": round(min(fma) / max(*fma, 1e-9) - 1, 4), "clock_GHz": round(self.probe.ask("clock") / 1e9, 3),
+                 "waited_s": None if waited is None else round(waited, 1), "tries": attempt + 1, "repeats": len(kept),
+                 "rounds": tried}
+        guard["noisy"] = waited is None or foreign > MAX_FOREIGN or len(kept) < wanted
+        samples = Samples(), Samples(), Samples()
+        for _, answers in kept:
+            for s, answer in zip(samples, answers):
+                s.add(answer)
         return samples, guard
 
     def case(self, row, case):
         env = self.environment(case)
         theirs = self.peer(row, case)
-        stops = theirs is not None and not case.ranks
         ours = peer = None
         try:
-            ours = Contestant(self.ours(row, case), env, stops)
-            peer = Contestant(theirs, env, stops) if theirs else None
+            ours = Contestant(self.ours(row, case), env)
+            peer = Contestant(theirs, env) if theirs else None
+            for c in (ours, peer):
+                if c:
+                    c.tell("ready")
             samples, guard = self.guarded(case, ours, peer)
             peak = ours.peak(), peer.peak() if peer else 0
             errors = ours.tell("check")["error"]
@@ -411,6 +449,8 @@ class Bench:
                 if c:
                     c.close()
         wrong = {k: e for k, e in errors.items() if not e[0] <= e[1]}
+        if not guard["repeats"]:
+            raise Failed("no round at the machine's full speed")
         return [self.result(row, case, key, samples, guard, peak, errors, wrong)
                 for key in list(samples[0].time) + list(samples[0].number)]
 
@@ -570,7 +610,7 @@ def show(r):
 
 def say_conditions(b):
     print(f"{b.facts['machine']}, commit {b.facts['commit']}, {b.facts['date']}, seed {b.seed}")
-    print(f"FMA {b.probe.best('fma 1') / 1e9:.0f} and {b.probe.best(f'fma {CORES}') / 1e9:.0f} GF/s on 1 and {CORES} cores, "
+    print(f"FMA {b.probe.best('fma 1', times=25) / 1e9:.0f} and {b.probe.best(f'fma {CORES}', times=25) / 1e9:.0f} GF/s on 1 and {CORES} cores, "
           f"copy {b.probe.best(f'copy {CORES}') / 1e9:.1f} GB/s, clock {b.probe.ask('clock') / 1e9:.2f} GHz")
     dropped = sorted(k for k in os.environ if k.startswith("OPENBLAS_"))
     if dropped:

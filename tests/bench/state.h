@@ -31,10 +31,7 @@ static inline float *state_rows(const state *s, int tensor)
 /* What stands in a tensor is a function of the place: any rank can tell whether it read the right thing. */
 static inline void state_fill(float *x, int tensor, int64_t first, int64_t count)
 {
-    const uint64_t from = (uint64_t)first * COLS;
-
-#pragma omp parallel for schedule(static)
-    for (int64_t i = 0; i < count * COLS; i++) x[i] = bench_uniform((uint64_t)tensor, from + (uint64_t)i, -1, 1);
+    bench_fill_part(x, count * COLS, (uint64_t)tensor, (uint64_t)first * COLS, -1, 1);
 }
 
 static inline gr_status state_open(state *s, int *argc, char ***argv)
