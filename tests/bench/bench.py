@@ -39,7 +39,8 @@ MAX_FOREIGN = 0.08   # share of all cores that others may take while a case is m
 MAX_DRIFT = 0.05     # by which the FMA probe beside a round may be below the fastest of the case
 IDLE = 0.06          # share of all cores in use that counts as quiet
 TRIES = 3            # of a case while others work
-MOST_ROUNDS = 3      # times the wanted ones, on a machine whose speed changes
+MAX_FALL = 0.15      # by which it may be below the fastest of the run
+MOST_ROUNDS = 2      # times the wanted ones, on a machine whose speed changes
 SLACK = 0.95         # of min, before a row fails
 ANSWER = 600         # seconds until a silent contestant is given up
 
@@ -345,7 +346,7 @@ class Bench:
         self.facts = {"machine": machine(), "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
                       "commit": commit(), "seed": self.seed, "guarded": self.quiet}
         self.out = {}
-        self.ended = 0
+        self.fastest = 0.0  # FMA probe
 
     # -- commands
 
@@ -387,12 +388,13 @@ class Bench:
         elif case.ceiling == "own":
             top = ours.tell("ceiling")
         else:
-            rate = self.probe.ask(case.ceiling)
+            rate = self.probe.best(case.ceiling, times=3)
             top = {"time": {key: (t[1] / rate, t[1], t[2]) for key, t in mine["time"].items()}, "number": {}}
         return mine, theirs, top
 
     def rounds(self, case, ours, peer, wanted):
-        """Rounds until enough of them had the machine's full speed before and after; (probe, answers) of these, and of how many."""
+        """Rounds until enough of them had the machine's full speed before and after: the fastest of the case, which is not far
+        below that of the whole run. (probe, answers) of these, and of how many."""
         probe = f"fma {CORES}"
         before = fastest = self.probe.best(probe, times=25)
         every, kept = [], []
@@ -401,7 +403,9 @@ class Bench:
             after = self.probe.best(probe, enough=0.98 * fastest)
             every.append((min(before, after), answers))
             before, fastest = after, max(fastest, after)
-            kept = [r for r in every if not self.quiet or r[0] >= (1 - MAX_DRIFT) * fastest]
+            self.fastest = max(self.fastest, fastest)
+            low = max((1 - MAX_DRIFT) * fastest, (1 - MAX_FALL) * self.fastest)
+            kept = [r for r in every if not self.quiet or r[0] >= low]
         return kept, len(every)
 
     def guarded(self, case, ours, peer):
