@@ -21,7 +21,7 @@
 
 GR_C_BEGIN
 
-enum { GR_MIXER_PARAMS = 16, GR_MIXER_TAPE = 20, GR_MIXER_GATES = 4, GR_MIXER_STATES = 4 };
+enum { GR_MIXER_PARAMS = 16, GR_MIXER_TAPE = 20, GR_MIXER_GATES = 4, GR_MIXER_STATES = 4, GR_CORE_STATES = 3 };
 
 /** The layer a mixer is built for. Attention and what replaces it get the same. */
 typedef struct gr_mixer_spec {
@@ -62,18 +62,21 @@ typedef struct gr_tape {
 typedef struct gr_core_args {
     const gr_seq *seq;
     int           n_head, n_kv_head, k_dim, v_dim, chunk;
-    float         scale;                /**< multiplies q k^T                                        */
-    gr_tensor     q, k, v;              /**< [N, H, K], [N, G, K], [N, G, V]                         */
+    int           n_row;   /**< rows of q, k, v, o per token, [N, n_row, heads, width] then; 0 means 1     */
+    float         scale;   /**< multiplies q k^T                                        */
+    gr_tensor     q, k, v; /**< [N, H, K], [N, G, K], [N, G, V]                         */
     gr_tensor     gate[GR_MIXER_GATES]; /**< [N, H] each, as the type declares                       */
     gr_tensor     o;                    /**< [N, H, V]                                               */
     gr_tensor     aux;                  /**< [N, H] by-product backward needs (attention: log-sum-exp) or none */
-    gr_tensor     state_in, state_out; /**< [H, K, V] before the first and after the last token; none = zero / unwanted.
-                                            state_in enters the first document only                  */
-    gr_tensor d_o;                     /**< gradient of o                                           */
-    gr_tensor dq, dk, dv;              /**< written (=), shaped as q, k, v                          */
+    /** Before the first and after the last token; none = zero / unwanted. [0] is [H, K, V], others are [H, ..] as the
+     * type declares. state_in enters the first document only. */
+    gr_tensor state_in[GR_CORE_STATES], state_out[GR_CORE_STATES];
+    gr_tensor d_o;        /**< gradient of o                                           */
+    gr_tensor dq, dk, dv; /**< written (=), shaped as q, k, v                          */
     gr_tensor dgate[GR_MIXER_GATES];
-    gr_tensor dstate_out, dstate_in; /**< gradient from the right (none = zero), to the left (none = unwanted) */
-    gr_arena *scratch;               /**< for the core's own buffers; it releases what it takes    */
+    /** Gradient from the right (none = zero), to the left (none = unwanted). */
+    gr_tensor dstate_out[GR_CORE_STATES], dstate_in[GR_CORE_STATES];
+    gr_arena *scratch; /**< for the core's own buffers; it releases what it takes    */
 } gr_core_args;
 
 /** A type on one backend. */

@@ -9,99 +9,41 @@
  * those of docs/math.md 2.3 [D1] and 2.4 [D2].
  *
  * Long for one file, and one on purpose: a mixer is one file per backend (docs/howto/add_mixer.md). */
-#include "kernels/cpu/cpu.h"
-#include "kernels/cpu/tile.h"
+#include "kernels/cpu/chunk.h"
 #include "kernels/cpu/tri.h"
 #include "kernels/cpu/vec.h"
 #include "kernels/layer.h"
 #include <math.h>
-#include <omp.h>
 #include <string.h>
 
-/* ---- one head's view of the arguments --------------------------------------------------------------------------- */
-
-typedef struct head {
-    int          K, V, C;                    /* key and value width, longest chunk               */
-    int          ldk, ldv, ldc;              /* row strides of scratch matrices of those widths  */
-    int64_t      q_row, k_row, v_row, o_row; /* from token to token; gates: n_head               */
-    int64_t      n_head;
-    float        scale;
-    const float *q, *k, *v, *g, *beta, *d_o; /* of this head, at token 0                         */
-    const float *state_in, *dstate_out;      /* [K, V] or NULL                                   */
-    float       *o, *state_out, *dstate_in;
-    float       *dq, *dk, *dv, *dg, *dbeta;
-    int64_t      dk_row, dv_row;
-} head;
-
-static float *at(gr_tensor t, int64_t offset)
-{
-    return t.data ? (float *)t.data + offset : NULL;
-}
-
-static head head_of(const gr_core_args *a, int h)
-{
-    const int     kv = h / (a->n_head / a->n_kv_head), K = a->k_dim, V = a->v_dim;
-    const int64_t state = (int64_t)h * K * V;
-    const head    x = {.K = K,
-                       .V = V,
-                       .C = a->chunk,
-                       .n_head = a->n_head,
-                       .scale = a->scale,
-                       .ldk = gr_tile_ld(K),
-                       .ldv = gr_tile_ld(V),
-                       .ldc = gr_tile_ld(a->chunk),
-                       .q_row = (int64_t)a->n_head * K,
-                       .o_row = (int64_t)a->n_head * V,
-                       .k_row = (int64_t)a->n_kv_head * K,
-                       .v_row = (int64_t)a->n_kv_head * V,
-                       .q = at(a->q, (int64_t)h * K),
-                       .k = at(a->k, (int64_t)kv * K),
-                       .v = at(a->v, (int64_t)kv * V),
-                       .g = at(a->gate[0], h),
-                       .beta = at(a->gate[1], h),
-                       .o = at(a->o, (int64_t)h * V),
-                       .d_o = at(a->d_o, (int64_t)h * V),
-                       .state_in = at(a->state_in, state),
-                       .state_out = at(a->state_out, state),
-                       .dstate_in = at(a->dstate_in, state),
-                       .dstate_out = at(a->dstate_out, state),
-                       .dq = at(a->dq, (int64_t)h * K),
-                       .dg = at(a->dgate[0], h),
-                       .dbeta = at(a->dgate[1], h)};
-    return x;
-}
+enum { DECAY, BETA }; /* gates */
 
 /* ---- scratch of one thread -------------------------------------------------------------------------------------- */
 
 typedef struct room {
-    double *G, *dG;                          /* [C] cumulative log-decay, its gradient                     */
-    float  *e_in, *e_out, *beta, *one, *col; /* [C] e^G, e^(G_C - G), write strength, 1, column sums       */
-    float   e_all;                           /* e^(G_C)                                                    */
-    float  *KT, *P, *L, *A, *inv;            /* K^T [K, C]; [C, C] thrice; inverses of L's diagonal blocks */
-    float  *E, *D, *U, *Uw;                  /* [C, V] scratch, error D (backward: all chunks), U, e_out U */
-    float  *S;                               /* [K, V]; backward: one before each chunk                    */
-    float  *Q, *Kc, *dO, *dOe, *dU, *X, *Xe; /* backward: chunk of scale q, k, d_o, ...                    */
-    float  *UT, *dA, *dL, *dQ, *dKr, *dKw;
-    float  *dS, *ST, *dST; /* [K, V], [V, K] twice                                       */
+    gr_decay d;
+    float   *beta;                            /* [C] write strength                                         */
+    float   *KT, *L, *A, *inv;                /* K^T [K, C]; [C, C] twice; inverses of L's diagonal blocks  */
+    float   *E, *D, *U, *Uw;                  /* [C, V] scratch, error D (backward: all chunks), U, e_out U */
+    float   *S;                               /* [K, V]; backward: one before each chunk                    */
+    float   *Q, *Kc, *dO, *dOe, *dU, *X, *Xe; /* backward: chunk of scale q, k, d_o, ...                    */
+    float   *UT, *dA, *dL, *dQ, *dKr, *dKw;
+    float   *dS, *ST, *dST; /* [K, V], [V, K] twice                                       */
 } room;
 
-/* Point into `base`, or with base NULL only count. Returns floats. n_chunk > 0: room for backward over that many
- * chunks. */
-static int64_t furnish(room *w, float *base, const head *x, int64_t n_chunk)
+/* n_chunk > 0: for backward over that many chunks. */
+static room furnish(gr_room *r, const gr_head *x, int64_t n_chunk)
 {
     const int64_t C = x->C, K = x->K, V = x->V, ck = C * x->ldk, cv = C * x->ldv, cc = C * x->ldc, state = K * x->ldv;
-    const int64_t line = (C + 15) / 16 * 16;
-    int64_t       used = 0;
+    room          w = {0};
 
-#define TAKE(p, n) (w->p = base ? base + used : NULL, used += (n))
-    w->G = (double *)base, used += 2 * line;
-    TAKE(e_in, line), TAKE(e_out, line), TAKE(beta, line), TAKE(one, line), TAKE(col, line);
-    TAKE(KT, K * x->ldc), TAKE(P, cc), TAKE(L, cc), TAKE(A, cc), TAKE(inv, C * GR_TRI_BLOCK);
+#define TAKE(p, n) (w.p = gr_room_take(r, n))
+    gr_decay_furnish(&w.d, r, x, n_chunk > 0);
+    TAKE(beta, gr_line(C)), TAKE(KT, K * x->ldc), TAKE(L, cc), TAKE(A, cc), TAKE(inv, C * GR_TRI_BLOCK);
     TAKE(E, cv), TAKE(U, cv), TAKE(Uw, cv);
     if (n_chunk == 0) {
         TAKE(D, cv), TAKE(S, state);
     } else {
-        w->dG = (double *)(base ? base + used : NULL), used += 2 * line;
         TAKE(Q, ck), TAKE(Kc, ck), TAKE(dQ, ck), TAKE(dKr, ck), TAKE(dKw, ck);
         TAKE(dO, cv), TAKE(dOe, cv), TAKE(dU, cv), TAKE(X, cv), TAKE(Xe, cv);
         TAKE(UT, V * x->ldc), TAKE(dA, cc), TAKE(dL, cc);
@@ -109,123 +51,40 @@ static int64_t furnish(room *w, float *base, const head *x, int64_t n_chunk)
         TAKE(D, n_chunk * cv), TAKE(S, n_chunk * state);
     }
 #undef TAKE
-    return used;
+    return w;
 }
 
-/* ---- small parts ------------------------------------------------------------------------------------------------ */
-
-/* y [n, m] = a row_i x; row NULL: all 1. y may be x. */
-static void scale_rows(int n, int m, float a, const float *row, const float *x, int64_t ldx, float *y, int64_t ldy)
+static int64_t room_size(const gr_head *x, int64_t n_chunk)
 {
-    for (int i = 0; i < n; i++) {
-        const float *xi = x + i * ldx, r = row ? a * row[i] : a;
-        float       *yi = y + i * ldy;
-#pragma omp simd
-        for (int j = 0; j < m; j++) yi[j] = r * xi[j];
-    }
+    gr_room count = {0};
+
+    if (n_chunk == GR_ROOM_TOKEN) return 2 * gr_line(x->V);
+    furnish(&count, x, n_chunk);
+    return count.used;
 }
 
-static float dot(int n, const float *a, const float *b)
+static void load_gates(const gr_head *x, room *w, int64_t t, int n)
 {
-    float sum = 0;
-
-#pragma omp simd reduction(+ : sum)
-    for (int i = 0; i < n; i++) sum += a[i] * b[i];
-    return sum;
-}
-
-/* <A, B> of two matrices [n, m], fp64 across rows. */
-static double inner(int n, int m, const float *a, const float *b, int64_t ld)
-{
-    double sum = 0;
-
-    for (int i = 0; i < n; i++) sum += (double)dot(m, a + i * ld, b + i * ld);
-    return sum;
-}
-
-static void load_state(const head *x, float *S, const float *from)
-{
-    if (from)
-        scale_rows(x->K, x->V, 1, NULL, from, x->V, S, x->ldv);
-    else
-        memset(S, 0, (size_t)x->K * (size_t)x->ldv * sizeof *S);
-}
-
-/* Decay inside a chunk. Only G_i, G_i - G_j (i >= j) and G_C - G_i are ever exponentiated, all <= 0, masked before exp.
- * G is chunk-local and fp64: one token of strong decay must not cost the later pairs their digits. */
-static void load_gates(const head *x, room *w, int64_t t, int n)
-{
-    double sum = 0;
-
-    for (int i = 0; i < n; i++) {
-        w->G[i] = sum += (double)x->g[(t + i) * x->n_head];
-        w->beta[i] = x->beta[(t + i) * x->n_head];
-        w->one[i] = 1.0f;
-    }
-#pragma omp simd
-    for (int i = 0; i < n; i++) {
-        w->e_in[i] = gr_expf((float)w->G[i]);
-        w->e_out[i] = gr_expf((float)(sum - w->G[i]));
-    }
-    w->e_all = gr_expf((float)sum);
-    for (int i = 0; i < n; i++) { /* whole vectors up to the diagonal; the rest of the row is never looked at */
-        const int m = n < (i | 15) + 1 ? n : (i | 15) + 1;
-        float    *p = w->P + (int64_t)i * x->ldc;
-#pragma omp simd
-        for (int j = 0; j < m; j++) p[j] = gr_expf(j <= i ? (float)(w->G[i] - w->G[j]) : -INFINITY);
-    }
-}
-
-/* M = P . M, rows times row_i, columns times col_j; zero above the diagonal, and on it when `strict`. */
-static void weigh(const head *x, const room *w, float *M, int n, int strict, const float *row, const float *col)
-{
-    for (int i = 0; i < n; i++) {
-        const float *p = w->P + (int64_t)i * x->ldc, r = row[i];
-        float       *m = M + (int64_t)i * x->ldc;
-#pragma omp simd
-        for (int j = 0; j < n; j++) m[j] = j <= i - strict ? r * p[j] * col[j] * m[j] : 0.0f;
-    }
-}
-
-/* M, the gradient of P . (something), becomes that of (something): M = P . M, rows times row_i. On the way dG takes its
- * share. W is P . (something) itself, so <M_ij, W_ij> is the gradient of the exponent G_i - G_j of P_ij. The diagonal,
- * where the exponent is always 0, is left out instead of cancelling: with strong decay it is all there is to round. */
-static void weigh_back(const head *x, room *w, float *M, const float *W, int n, int strict, const float *row)
-{
-    memset(w->col, 0, (size_t)n * sizeof *w->col);
-    for (int i = 0; i < n; i++) {
-        const int64_t at = (int64_t)i * x->ldc;
-        const float  *p = w->P + at, *wi = W + at, r = row[i];
-        float        *m = M + at, sum = 0, *col = w->col;
-
-#pragma omp simd reduction(+ : sum)
-        for (int j = 0; j < n; j++) {
-            const float z = j < i ? m[j] * wi[j] : 0.0f;
-            sum += z;
-            col[j] += z;
-            m[j] = j <= i - strict ? r * p[j] * m[j] : 0.0f;
-        }
-        w->dG[i] += (double)sum;
-    }
-    for (int j = 0; j < n; j++) w->dG[j] -= (double)w->col[j];
+    gr_decay_load(x, &w->d, t, n);
+    for (int i = 0; i < n; i++) w->beta[i] = x->gate[BETA][(t + i) * x->n_head];
 }
 
 /* What the chunk writes into the state: U = beta D, where D is the error each token sees,
  *     d_i = v_i - e^{G_i} k_i S_in - sum_{j<i} P_ij <k_i, k_j> beta_j d_j,
  * that is [U = Tm R] with beta moved out of the system: U / beta, which backward needs, then exists for beta = 0 too.
  */
-static void pseudo_values(const head *x, room *w, int64_t t, int n, const float *S, float *D)
+static void pseudo_values(const gr_head *x, room *w, int64_t t, int n, const float *S, float *D)
 {
     const float *k = x->k + t * x->k_row, *v = x->v + t * x->v_row;
 
     gr_tile_transpose(n, x->K, k, x->k_row, w->KT, x->ldc);
     gr_tile_gemm_lower(n, x->K, k, x->k_row, w->KT, x->ldc, w->L, x->ldc, 1.0f, 0.0f);
-    weigh(x, w, w->L, n, 1, w->one, w->beta);
+    gr_weigh(x, &w->d, w->L, n, 1, w->d.one, w->beta);
     gr_tri_invert_blocks(n, w->L, x->ldc, w->inv);
 
     gr_tile_gemm(n, x->V, x->K, k, x->k_row, 1, S, x->ldv, w->E, x->ldv, 1.0f, 0.0f);
     for (int i = 0; i < n; i++) {
-        const float *vi = v + i * x->v_row, e = w->e_in[i];
+        const float *vi = v + i * x->v_row, e = w->d.e_in[i];
         float       *E = w->E + (int64_t)i * x->ldv;
 #pragma omp simd
         for (int j = 0; j < x->V; j++) E[j] = vi[j] - e * E[j];
@@ -234,21 +93,21 @@ static void pseudo_values(const head *x, room *w, int64_t t, int n, const float 
 }
 
 /* U and e^{G_C - G} . U from D. */
-static void write_strength(const head *x, room *w, int n, const float *D)
+static void write_strength(const gr_head *x, room *w, int n, const float *D)
 {
-    scale_rows(n, x->V, 1, w->beta, D, x->ldv, w->U, x->ldv);
-    scale_rows(n, x->V, 1, w->e_out, w->U, x->ldv, w->Uw, x->ldv);
+    gr_scale_rows(n, x->V, 1, w->beta, D, x->ldv, w->U, x->ldv);
+    gr_scale_rows(n, x->V, 1, w->d.e_out, w->U, x->ldv, w->Uw, x->ldv);
 }
 
 /* S_out = e^{G_C} S_in + K^T (e^{G_C - G} . U) */
-static void advance(const head *x, const room *w, int n, float *S)
+static void advance(const gr_head *x, const room *w, int n, float *S)
 {
-    gr_tile_gemm(x->K, x->V, n, w->KT, x->ldc, 1, w->Uw, x->ldv, S, x->ldv, 1.0f, w->e_all);
+    gr_tile_gemm(x->K, x->V, n, w->KT, x->ldc, 1, w->Uw, x->ldv, S, x->ldv, 1.0f, w->d.e_all);
 }
 
 /* ---- forward [D1] ----------------------------------------------------------------------------------------------- */
 
-static void forward_chunk(const head *x, room *w, int64_t t, int n)
+static void forward_chunk(const gr_head *x, room *w, int64_t t, int n)
 {
     const float *q = x->q + t * x->q_row;
 
@@ -258,38 +117,37 @@ static void forward_chunk(const head *x, room *w, int64_t t, int n)
 
     /* O = e^G . (scale Q S_in) + (scale Q K^T . P) U */
     gr_tile_gemm_lower(n, x->K, q, x->q_row, w->KT, x->ldc, w->A, x->ldc, x->scale, 0.0f);
-    weigh(x, w, w->A, n, 0, w->one, w->one);
+    gr_weigh(x, &w->d, w->A, n, 0, w->d.one, w->d.one);
     gr_tile_gemm(n, x->V, x->K, q, x->q_row, 1, w->S, x->ldv, w->E, x->ldv, x->scale, 0.0f);
-    scale_rows(n, x->V, 1, w->e_in, w->E, x->ldv, w->E, x->ldv);
+    gr_scale_rows(n, x->V, 1, w->d.e_in, w->E, x->ldv, w->E, x->ldv);
     gr_tile_lower_gemm(n, x->V, w->A, x->ldc, w->U, x->ldv, w->E, x->ldv, 1.0f, 1.0f);
-    scale_rows(n, x->V, 1, NULL, w->E, x->ldv, x->o + t * x->o_row, x->o_row);
+    gr_scale_rows(n, x->V, 1, NULL, w->E, x->ldv, x->o + t * x->o_row, x->o_row);
 
     advance(x, w, n, w->S);
 }
 
-static int chunk_len(const head *x, int64_t t, int64_t end)
+static void forward_doc(const gr_head *x, const gr_span *doc, float *mem)
 {
-    return end - t < x->C ? (int)(end - t) : x->C;
-}
+    gr_room r = {mem, 0};
+    room    w = furnish(&r, x, 0);
 
-static void forward_doc(const head *x, room *w, int64_t first, int64_t end, bool is_first, bool is_last)
-{
-    load_state(x, w->S, is_first ? x->state_in : NULL);
-    for (int64_t t = first; t < end; t += x->C) forward_chunk(x, w, t, chunk_len(x, t, end));
-    if (is_last && x->state_out) scale_rows(x->K, x->V, 1, NULL, w->S, x->ldv, x->state_out, x->V);
+    gr_state_load(x->K, x->V, doc->is_first ? x->state_in[0] : NULL, w.S, x->ldv);
+    for (int64_t t = doc->first; t < doc->end; t += x->C) forward_chunk(x, &w, t, gr_chunk_len(x, t, doc->end));
+    if (doc->is_last) gr_state_store(x->K, x->V, w.S, x->ldv, x->state_out[0]);
 }
 
 /* One token, as in decoding: the state is read once and written once. room: p [V], r [V]. */
-static void forward_token(const head *x, float *p, float *r)
+static void forward_token(const gr_head *x, float *p)
 {
     const int   V = x->V;
-    const float e = gr_expf(x->g[0]), qk = dot(x->K, x->q, x->k);
+    float      *r = p + gr_line(V);
+    const float e = gr_expf(x->gate[DECAY][0]), qk = gr_dot(x->K, x->q, x->k);
 
     memset(p, 0, (size_t)V * sizeof *p);
     memset(r, 0, (size_t)V * sizeof *r);
-    if (x->state_in)
+    if (x->state_in[0])
         for (int i = 0; i < x->K; i++) {
-            const float *S = x->state_in + (int64_t)i * V, k = x->k[i], q = x->q[i];
+            const float *S = x->state_in[0] + (int64_t)i * V, k = x->k[i], q = x->q[i];
 #pragma omp simd
             for (int j = 0; j < V; j++) {
                 p[j] += k * S[j]; /* k S_in */
@@ -298,13 +156,13 @@ static void forward_token(const head *x, float *p, float *r)
         }
 #pragma omp simd
     for (int j = 0; j < V; j++) {
-        p[j] = x->beta[0] * (x->v[j] - e * p[j]); /* u */
+        p[j] = x->gate[BETA][0] * (x->v[j] - e * p[j]); /* u */
         x->o[j] = x->scale * (e * r[j] + qk * p[j]);
     }
-    if (x->state_out)
+    if (x->state_out[0])
         for (int i = 0; i < x->K; i++) {
-            const float *S = x->state_in ? x->state_in + (int64_t)i * V : NULL, k = x->k[i];
-            float       *out = x->state_out + (int64_t)i * V;
+            const float *S = x->state_in[0] ? x->state_in[0] + (int64_t)i * V : NULL, k = x->k[i];
+            float       *out = x->state_out[0] + (int64_t)i * V;
 #pragma omp simd
             for (int j = 0; j < V; j++) out[j] = (S ? e * S[j] : 0.0f) + k * p[j];
         }
@@ -314,47 +172,46 @@ static void forward_token(const head *x, float *p, float *r)
 
 /* Bring a chunk back: gates, U from D, q k d_o side by side, transposes, L (row form this time: beta_i P_ij <k_i,
  * k_j>), A. */
-static void recall(const head *x, room *w, int64_t t, int n, const float *S, const float *D)
+static void recall(const gr_head *x, room *w, int64_t t, int n, const float *S, const float *D)
 {
     const int K = x->K, V = x->V, ldk = x->ldk, ldv = x->ldv, ldc = x->ldc;
 
     load_gates(x, w, t, n);
     write_strength(x, w, n, D);
-    scale_rows(n, K, x->scale, NULL, x->q + t * x->q_row, x->q_row, w->Q, ldk);
-    scale_rows(n, K, 1, NULL, x->k + t * x->k_row, x->k_row, w->Kc, ldk);
-    scale_rows(n, V, 1, NULL, x->d_o + t * x->o_row, x->o_row, w->dO, ldv);
-    scale_rows(n, V, 1, w->e_in, w->dO, ldv, w->dOe, ldv);
+    gr_scale_rows(n, K, x->scale, NULL, x->q + t * x->q_row, x->q_row, w->Q, ldk);
+    gr_scale_rows(n, K, 1, NULL, x->k + t * x->k_row, x->k_row, w->Kc, ldk);
+    gr_scale_rows(n, V, 1, NULL, x->d_o + t * x->o_row, x->o_row, w->dO, ldv);
+    gr_scale_rows(n, V, 1, w->d.e_in, w->dO, ldv, w->dOe, ldv);
     gr_tile_transpose(n, K, w->Kc, ldk, w->KT, ldc);
     gr_tile_transpose(n, V, w->U, ldv, w->UT, ldc);
     gr_tile_transpose(K, V, S, ldv, w->ST, ldk);
     gr_tile_transpose(K, V, w->dS, ldv, w->dST, ldk);
     gr_tile_gemm_lower(n, K, w->Kc, ldk, w->KT, ldc, w->L, ldc, 1.0f, 0.0f);
-    weigh(x, w, w->L, n, 1, w->beta, w->one);
+    gr_weigh(x, &w->d, w->L, n, 1, w->beta, w->d.one);
     gr_tri_invert_blocks(n, w->L, ldc, w->inv);
     gr_tile_gemm_lower(n, K, w->Q, ldk, w->KT, ldc, w->A, ldc, 1.0f, 0.0f);
-    weigh(x, w, w->A, n, 0, w->one, w->one);
+    gr_weigh(x, &w->d, w->A, n, 0, w->d.one, w->d.one);
 }
 
 /* w->dS is the gradient of the state after the chunk, then of the state S before it. D is from pseudo_values. */
-static void backward_chunk(const head *x, room *w, int64_t t, int n, const float *S, const float *D)
+static void backward_chunk(const gr_head *x, room *w, int64_t t, int n, const float *S, const float *D)
 {
     const int K = x->K, V = x->V, ldk = x->ldk, ldv = x->ldv, ldc = x->ldc;
-    double    sum;
 
     recall(x, w, t, n, S, D);
 
     /* dU = A^T dO + e^{G_C - G} . (K dS_out);   X = Tm^T dU */
     gr_tile_gemm(n, V, K, w->Kc, ldk, 1, w->dS, ldv, w->dU, ldv, 1.0f, 0.0f);
-    scale_rows(n, V, 1, w->e_out, w->dU, ldv, w->dU, ldv);
+    gr_scale_rows(n, V, 1, w->d.e_out, w->dU, ldv, w->dU, ldv);
     gr_tile_lower_t_gemm(n, V, w->A, ldc, w->dO, ldv, w->dU, ldv, 1.0f, 1.0f);
     gr_tri_solve_t(n, V, w->L, ldc, w->inv, w->dU, ldv, w->X, ldv);
 
     /* dbeta = <X, D>;   dV = beta . X;   Xe = beta e^G . X */
     for (int i = 0; i < n; i++) {
-        const float *X = w->X + (int64_t)i * ldv, b = w->beta[i], be = b * w->e_in[i];
+        const float *X = w->X + (int64_t)i * ldv, b = w->beta[i], be = b * w->d.e_in[i];
         float       *Xe = w->Xe + (int64_t)i * ldv, *dv = x->dv + (t + i) * x->dv_row;
 
-        x->dbeta[(t + i) * x->n_head] = dot(V, X, D + (int64_t)i * ldv);
+        x->dgate[BETA][(t + i) * x->n_head] = gr_dot(V, X, D + (int64_t)i * ldv);
 #pragma omp simd
         for (int j = 0; j < V; j++) {
             dv[j] = b * X[j];
@@ -363,36 +220,25 @@ static void backward_chunk(const head *x, room *w, int64_t t, int n, const float
     }
 
     /* dA = (dO U^T) . P;   dKK = -stril(X U^T) . beta_i P;   dG from P's exponents */
-    memset(w->dG, 0, (size_t)n * sizeof *w->dG);
     gr_tile_gemm_lower(n, V, w->dO, ldv, w->UT, ldc, w->dA, ldc, 1.0f, 0.0f);
-    weigh_back(x, w, w->dA, w->A, n, 0, w->one);
+    gr_weigh_back(x, &w->d, w->dA, w->A, n, 0, w->d.one);
     gr_tile_gemm_lower(n, V, w->X, ldv, w->UT, ldc, w->dL, ldc, -1.0f, 0.0f);
-    weigh_back(x, w, w->dL, w->L, n, 1, w->beta);
+    gr_weigh_back(x, &w->d, w->dL, w->L, n, 1, w->beta);
 
     /* What comes through the states, and dG from its factors e^{G_i}, e^{G_C - G_i}, e^{G_C}:
      * e^G . (dO S_in^T),   -beta e^G . (X S_in^T),   e^{G_C - G} . (U dS_out^T) */
     gr_tile_gemm(n, K, V, w->dOe, ldv, 1, w->ST, ldk, w->dQ, ldk, 1.0f, 0.0f);
     gr_tile_gemm(n, K, V, w->Xe, ldv, 1, w->ST, ldk, w->dKr, ldk, -1.0f, 0.0f);
     gr_tile_gemm(n, K, V, w->Uw, ldv, 1, w->dST, ldk, w->dKw, ldk, 1.0f, 0.0f);
-    sum = (double)w->e_all * inner(K, V, S, w->dS, ldv);
-    for (int i = 0; i < n; i++) {
-        const int64_t at = (int64_t)i * ldk;
-        const double  out = i < n - 1 ? (double)dot(K, w->Kc + at, w->dKw + at) : 0.0; /* e^{G_C - G_C} is constant */
-
-        w->dG[i] += (double)dot(K, w->Q + at, w->dQ + at) + (double)dot(K, w->Kc + at, w->dKr + at) - out;
-        sum += out;
-    }
-    w->dG[n - 1] += sum;
-    sum = 0;
-    for (int i = n - 1; i >= 0; i--)
-        x->dg[(t + i) * x->n_head] = (float)(sum += w->dG[i]); /* G_i holds g_t for all t <= i */
+    gr_decay_back(x, &w->d, t, n, w->Q, w->dQ, w->Kc, w->dKr, w->Kc, w->dKw,
+                  (double)w->d.e_all * gr_inner(K, V, S, w->dS, ldv));
 
     /* dQ~ += dA K;   read role dKr += dKK K;   write role dKw += dKK^T K + dA^T Q~;   dK = dKr + dKw */
     gr_tile_lower_gemm(n, K, w->dA, ldc, w->Kc, ldk, w->dQ, ldk, 1.0f, 1.0f);
     gr_tile_lower_gemm(n, K, w->dL, ldc, w->Kc, ldk, w->dKr, ldk, 1.0f, 1.0f);
     gr_tile_lower_t_gemm(n, K, w->dL, ldc, w->Kc, ldk, w->dKw, ldk, 1.0f, 1.0f);
     gr_tile_lower_t_gemm(n, K, w->dA, ldc, w->Q, ldk, w->dKw, ldk, 1.0f, 1.0f);
-    scale_rows(n, K, x->scale, NULL, w->dQ, ldk, x->dq + t * x->q_row, x->q_row);
+    gr_scale_rows(n, K, x->scale, NULL, w->dQ, ldk, x->dq + t * x->q_row, x->q_row);
     for (int i = 0; i < n; i++) {
         const float *r = w->dKr + (int64_t)i * ldk, *c = w->dKw + (int64_t)i * ldk;
         float       *dk = x->dk + (t + i) * x->dk_row;
@@ -401,155 +247,55 @@ static void backward_chunk(const head *x, room *w, int64_t t, int n, const float
     }
 
     /* dS_in = e^{G_C} dS_out + (e^G . Q~)^T dO - (beta e^G . K)^T X */
-    gr_tile_gemm(K, V, n, w->Q, 1, ldk, w->dOe, ldv, w->dS, ldv, 1.0f, w->e_all);
+    gr_tile_gemm(K, V, n, w->Q, 1, ldk, w->dOe, ldv, w->dS, ldv, 1.0f, w->d.e_all);
     gr_tile_gemm(K, V, n, w->Kc, 1, ldk, w->Xe, ldv, w->dS, ldv, -1.0f, 1.0f);
 }
 
 /* Replay the states of the document, then walk back through its chunks. */
-static void backward_doc(const head *x, room *w, int64_t first, int64_t end, bool is_first, bool is_last)
+static void backward_doc(const gr_head *x, const gr_span *doc, float *mem)
 {
-    const int64_t n_chunk = (end - first + x->C - 1) / x->C, state = (int64_t)x->K * x->ldv,
+    const int64_t n_chunk = (doc->end - doc->first + x->C - 1) / x->C, state = (int64_t)x->K * x->ldv,
                   cv = (int64_t)x->C * x->ldv;
+    gr_room r = {mem, 0};
+    room    w = furnish(&r, x, n_chunk > 0 ? n_chunk : 1);
 
-    load_state(x, w->S, is_first ? x->state_in : NULL);
+    gr_state_load(x->K, x->V, doc->is_first ? x->state_in[0] : NULL, w.S, x->ldv);
     for (int64_t c = 0; c < n_chunk; c++) {
-        const int64_t t = first + c * x->C;
-        const int     n = chunk_len(x, t, end);
-        float        *S = w->S + c * state, *D = w->D + c * cv;
+        const int64_t t = doc->first + c * x->C;
+        const int     n = gr_chunk_len(x, t, doc->end);
+        float        *S = w.S + c * state, *D = w.D + c * cv;
 
-        load_gates(x, w, t, n);
-        pseudo_values(x, w, t, n, S, D);
+        load_gates(x, &w, t, n);
+        pseudo_values(x, &w, t, n, S, D);
         if (c == n_chunk - 1) break; /* nobody asks for the last state */
-        write_strength(x, w, n, D);
+        write_strength(x, &w, n, D);
         memcpy(S + state, S, (size_t)state * sizeof *S);
-        advance(x, w, n, S + state);
+        advance(x, &w, n, S + state);
     }
-    load_state(x, w->dS, is_last ? x->dstate_out : NULL);
+    gr_state_load(x->K, x->V, doc->is_last ? x->dstate_out[0] : NULL, w.dS, x->ldv);
     for (int64_t c = n_chunk - 1; c >= 0; c--) {
-        const int64_t t = first + c * x->C;
-        backward_chunk(x, w, t, chunk_len(x, t, end), w->S + c * state, w->D + c * cv);
+        const int64_t t = doc->first + c * x->C;
+
+        backward_chunk(x, &w, t, gr_chunk_len(x, t, doc->end), w.S + c * state, w.D + c * cv);
     }
-    if (is_first && x->dstate_in) scale_rows(x->K, x->V, 1, NULL, w->dS, x->ldv, x->dstate_in, x->V);
+    if (doc->is_first) gr_state_store(x->K, x->V, w.dS, x->ldv, x->dstate_in[0]);
 }
 
-/* ---- the core: (document, head) pairs in any order on any number of threads, each computed by one of them ---------
- */
+/* ---- the core ---------------------------------------------------------------------------------------------------- */
 
-static void core_token(const gr_core_args *a)
-{
-    const gr_tensor tmp = gr_take3(a->scratch, GR_F32, a->n_head, 2, a->v_dim);
-
-    if (!tmp.data) return;
-#pragma omp parallel for if ((int64_t)a->n_head * a->k_dim * a->v_dim > GR_SERIAL)
-    for (int h = 0; h < a->n_head; h++) {
-        const head x = head_of(a, h);
-        float     *p = at(tmp, (int64_t)h * 2 * x.V);
-        forward_token(&x, p, p + x.V);
-    }
-}
+static const gr_recurrence delta_rule = {
+    .room = room_size, .token = forward_token, .forward = forward_doc, .backward = backward_doc};
 
 static void core_forward(const gr_core_args *a, gr_stream *stream)
 {
-    const gr_mark  mark = gr_arena_mark(a->scratch);
-    const head     any = head_of(a, 0);
-    const int64_t  n_task = (int64_t)a->seq->n_doc * a->n_head;
-    const int      n_thread = (int)(n_task < omp_get_max_threads() ? n_task : omp_get_max_threads());
-    room           unused;
-    const int64_t  size = furnish(&unused, NULL, &any, 0);
-    const int32_t *doc = a->seq->doc;
-    gr_tensor      rooms;
-
     (void)stream;
-    if (a->seq->n == 1 && a->seq->n_doc == 1) {
-        core_token(a);
-        goto out;
-    }
-    rooms = gr_take2(a->scratch, GR_F32, n_thread, size);
-    if (!rooms.data) goto out;
-#pragma omp parallel num_threads(n_thread)
-    {
-        room w;
-
-        furnish(&w, at(rooms, omp_get_thread_num() * size), &any, 0);
-#pragma omp for schedule(dynamic, 1)
-        for (int64_t i = 0; i < n_task; i++) {
-            const int  d = (int)(i / a->n_head);
-            const head x = head_of(a, (int)(i % a->n_head));
-            forward_doc(&x, &w, doc[d], doc[d + 1], d == 0, d == a->seq->n_doc - 1);
-        }
-    }
-out:
-    gr_arena_release(a->scratch, mark);
-}
-
-/* y [N, G, D] = sum over the heads of each group of x [N, H, D], in the order of heads. */
-static void sum_groups(const gr_core_args *a, float *y, const float *x, int D)
-{
-    const int rep = a->n_head / a->n_kv_head;
-
-#pragma omp parallel for
-    for (int64_t i = 0; i < a->seq->n * a->n_kv_head; i++) {
-        float *yi = y + i * D;
-
-        memcpy(yi, x + i * rep * D, (size_t)D * sizeof *yi);
-        for (int r = 1; r < rep; r++) {
-            const float *xr = x + (i * rep + r) * D;
-#pragma omp simd
-            for (int j = 0; j < D; j++) yi[j] += xr[j];
-        }
-    }
-}
-
-static int64_t longest_doc(const gr_seq *seq)
-{
-    int64_t top = 1;
-
-    for (int d = 0; d < seq->n_doc; d++)
-        if (seq->doc[d + 1] - seq->doc[d] > top) top = seq->doc[d + 1] - seq->doc[d];
-    return top;
+    gr_chunked_forward(a, &delta_rule);
 }
 
 static void core_backward(const gr_core_args *a, gr_stream *stream)
 {
-    const gr_mark  mark = gr_arena_mark(a->scratch);
-    const head     any = head_of(a, 0);
-    const bool     grouped = a->n_head != a->n_kv_head;
-    const int64_t  n_task = (int64_t)a->seq->n_doc * a->n_head;
-    const int64_t  n_chunk = (longest_doc(a->seq) + a->chunk - 1) / a->chunk;
-    const int      n_thread = (int)(n_task < omp_get_max_threads() ? n_task : omp_get_max_threads());
-    room           unused;
-    const int64_t  size = furnish(&unused, NULL, &any, n_chunk);
-    const int32_t *doc = a->seq->doc;
-    gr_tensor      rooms, dk = a->dk, dv = a->dv; /* per head until they are summed over the group */
-
     (void)stream;
-    rooms = gr_take2(a->scratch, GR_F32, n_thread, size);
-    if (grouped) {
-        dk = gr_take3(a->scratch, GR_F32, a->seq->n, a->n_head, a->k_dim);
-        dv = gr_take3(a->scratch, GR_F32, a->seq->n, a->n_head, a->v_dim);
-    }
-    if (!rooms.data || !dk.data || !dv.data) goto out;
-#pragma omp parallel num_threads(n_thread)
-    {
-        room w;
-
-        furnish(&w, at(rooms, omp_get_thread_num() * size), &any, n_chunk);
-#pragma omp for schedule(dynamic, 1)
-        for (int64_t i = 0; i < n_task; i++) {
-            const int d = (int)(i / a->n_head), h = (int)(i % a->n_head);
-            head      x = head_of(a, h);
-
-            x.dk = at(dk, (int64_t)h * a->k_dim), x.dk_row = (int64_t)a->n_head * a->k_dim;
-            x.dv = at(dv, (int64_t)h * a->v_dim), x.dv_row = (int64_t)a->n_head * a->v_dim;
-            backward_doc(&x, &w, doc[d], doc[d + 1], d == 0, d == a->seq->n_doc - 1);
-        }
-    }
-    if (grouped) {
-        sum_groups(a, a->dk.data, dk.data, a->k_dim);
-        sum_groups(a, a->dv.data, dv.data, a->v_dim);
-    }
-out:
-    gr_arena_release(a->scratch, mark);
+    gr_chunked_backward(a, &delta_rule);
 }
 
 const gr_mixer_core gr_gdn_cpu = {
@@ -832,7 +578,7 @@ static void step(const gr_mixer_ctx *c, gr_tensor y, gr_tensor x, gr_mixer_state
         projections(c, t, x);
         core_inputs(c, &in, t, &one, short_memory ? &state->t[HIST_Q] : NULL);
         for (int i = 0; i < 3; i++) remember(c, state->t[HIST_Q + i], t[T_Q + i]);
-        a.state_in = a.state_out = state->t[STATE];
+        a.state_in[0] = a.state_out[0] = state->t[STATE];
         c->core->forward(&a, c->stream);
         gated_output(c, in.q, rstd, t);
         gr_project(c, W_O, y, gr_token_rows(in.q));

@@ -52,7 +52,6 @@ static inline void core_open(core_problem *p, int n, int heads, int kv_heads, in
         a->dk = core_take(n, kv_heads, width);
         a->dv = core_take(n, kv_heads, width);
         a->aux = aux ? gr_view2(bench_floats((int64_t)n * heads), GR_F32, n, heads) : gr_none();
-        a->state_in = a->state_out = a->dstate_in = a->dstate_out = gr_none();
         for (int g = 0; g < GR_MIXER_GATES; g++) {
             a->gate[g] = g < n_gate ? gr_view2(bench_floats((int64_t)n * heads), GR_F32, n, heads) : gr_none();
             a->dgate[g] = g < n_gate ? gr_view2(bench_floats((int64_t)n * heads), GR_F32, n, heads) : gr_none();

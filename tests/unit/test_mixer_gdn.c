@@ -243,8 +243,8 @@ static void run(const problem *p, float *x, float *y, float *w, float *dx)
          .v = in_view(p, x, VAL),
          .gate = {in_view(p, x, DECAY), in_view(p, x, BETA)},
          .o = gr_view3(y, GR_F32, p->N, p->H, p->V),
-         .state_in = p->carry ? in_view(p, x, STATE) : gr_none(),
-         .state_out = gr_view3(y + out_at(p, STATE_OUT), GR_F32, p->H, p->K, p->V),
+         .state_in[0] = p->carry ? in_view(p, x, STATE) : gr_none(),
+         .state_out[0] = gr_view3(y + out_at(p, STATE_OUT), GR_F32, p->H, p->K, p->V),
          .scratch = arena,
     };
 
@@ -256,8 +256,8 @@ static void run(const problem *p, float *x, float *y, float *w, float *dx)
     a.dq = in_view(p, dx, Q), a.dk = in_view(p, dx, KEY), a.dv = in_view(p, dx, VAL);
     a.dgate[0] = in_view(p, dx, DECAY), a.dgate[1] = in_view(p, dx, BETA);
     if (p->carry) {
-        a.dstate_out = gr_view3(w + out_at(p, STATE_OUT), GR_F32, p->H, p->K, p->V);
-        a.dstate_in = in_view(p, dx, STATE);
+        a.dstate_out[0] = gr_view3(w + out_at(p, STATE_OUT), GR_F32, p->H, p->K, p->V);
+        a.dstate_in[0] = in_view(p, dx, STATE);
     }
     gr_gdn_cpu.backward(&a, NULL);
 }
@@ -528,7 +528,7 @@ static void test_tokens(void)
                            .o = gr_view3(b.y + (int64_t)t * p.H * p.V, GR_F32, 1, p.H, p.V),
                            .scratch = arena};
 
-        a.state_in = a.state_out = gr_view3(S, GR_F32, p.H, p.K, p.V);
+        a.state_in[0] = a.state_out[0] = gr_view3(S, GR_F32, p.H, p.K, p.V);
         copy_tokens(&one, x, &p, b.x, t, false);
         gr_gdn_cpu.forward(&a, NULL);
         gr_free(&x);
