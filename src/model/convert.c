@@ -35,7 +35,8 @@ static gr_status read_attention(converter *cv, int block, float **attn)
     char                name[GR_NAME_MAX];
 
     for (int j = 0; j < n; j++) {
-        snprintf(name, sizeof name, "model.layers.%d.%s.%s", block, def->prefix, p[j].name);
+        const int length = snprintf(name, sizeof name, "model.layers.%d.%s.%s", block, def->prefix, p[j].name);
+        GR_CHECK(length < (int)sizeof name, GR_ERR_ARG, "parameter name %s is too long", p[j].name);
         const int64_t i = gr_weights_find(cv->from, name);
         GR_CHECK(i >= 0, GR_ERR_INPUT, "%s: tensor %s is missing", gr_weights_path(cv->from), name);
         GR_TRY(gr_alloc(&attn[j], (uint64_t)elements(&p[j]), sizeof(float), name));
