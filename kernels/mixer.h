@@ -27,7 +27,7 @@ enum {
     GR_MIXER_GATES = 4,
     GR_MIXER_STATES = 12,
     GR_CORE_STATES = 3,
-    GR_CORE_MORE = 4
+    GR_CORE_MORE = 10
 };
 
 /* A type that contains another one (bmojo) puts that one's parameters, tape and states behind its own. What is left for
@@ -43,6 +43,9 @@ typedef struct gr_mixer_spec {
     int   chunk;      /**< tokens per chunk of a recurrence                                  */
     bool  neg_eigval; /**< write strength in (0, 2) instead of (0, 1)                        */
     float init_std;   /**< of random projections (config.json initializer_range)             */
+    int   mimo_rank;  /**< mamba3: rows of q, k, v and o per token (MIMO); 0 and 1: one (SISO)       */
+    float rope_fraction; /**< mamba3: part of the state's channels that turn, in [0, 1]               */
+    bool  outproj_norm;  /**< mamba3: RMSNorm of each head before the gate                            */
     int   window;     /**< swa: tokens that a query sees, itself included; bmojo: the same, and as many faded ones   */
     int   sink;       /**< swa: the first so many tokens of a document are always seen             */
     bool  untied;     /**< bmojo: faded tokens have projections of their own                         */
@@ -57,7 +60,8 @@ typedef enum gr_init {
     GR_INIT_NORMAL, /**< N(0, init_std)                                */
     GR_INIT_DELTA,  /**< identity convolution: the last tap is 1       */
     GR_INIT_A_LOG,  /**< log U(0, 16), bounded away from 0             */
-    GR_INIT_DT_BIAS /**< inverse softplus of log-uniform [1e-3, 0.1]   */
+    GR_INIT_DT_BIAS, /**< inverse softplus of log-uniform [1e-3, 0.1]   */
+    GR_INIT_SHARE    /**< 1 / dim[1]: what adds up over it is a mean     */
 } gr_init;
 
 /** A parameter of a layer. Its full name is model.layers.<i>.<prefix>.<name>. */

@@ -14,6 +14,9 @@ gr_mixer_spec gr_mixer_spec_of(const gr_model_spec *spec)
                            .conv_width = (int)spec->mixer.conv_width,
                            .chunk = (int)spec->mixer.chunk,
                            .neg_eigval = spec->mixer.gdn_neg_eigval,
+                           .mimo_rank = (int)spec->mixer.mamba3_mimo_rank,
+                           .rope_fraction = (float)spec->mixer.mamba3_rope_fraction,
+                           .outproj_norm = spec->mixer.mamba3_outproj_norm,
                            .init_std = (float)spec->init_std};
 }
 
