@@ -1056,7 +1056,8 @@ out:
 }
 
 const gr_mixer_core gr_mamba3_cpu = {
-    .tol = 1e-5, /* fp32 against fp64 */
+    .tol = 5e-5, /* fp32 against fp64: 1e-5 at most, but 2e-5 where a head's dt_bias gets one sum of cancelling terms, and
+                    3e-5 after 128K tokens that all turn alike, from the rounding of each chunk's turn */
     .forward = core_forward,
     .backward = core_backward,
 };
