@@ -61,7 +61,8 @@ typedef struct head {
     int           sum[N_SUM + 1]; /* where a part begins                                             */
     const double *rate;         /* [N, A] pi tanh(angle)                                            */
     const float  *q, *k, *v, *z, *dt, *decay, *trap, *d_y; /* of this head, at token 0               */
-    const float  *b_bias, *c_bias, *mx, *mz, *mo, *gain;
+    const float  *b_bias, *c_bias, *mx, *mz, *mo, *gain; /* ones where the parameter is absent        */
+    bool          norm;
     double        dt_bias;
     float         skip;
     const float  *S_in, *k_in, *v_in, *dS_out, *dk_out, *dv_out; /* states, or NULL                  */
@@ -135,7 +136,8 @@ static head head_of(const gr_core_args *a, const shared *b, int h)
                        .mx = factor(a, b, M_X, value),
                        .mz = factor(a, b, M_Z, value),
                        .mo = factor(a, b, M_O, value),
-                       .gain = gr_at(a->more[GAIN], (int64_t)h * P),
+                       .gain = factor(a, b, GAIN, (int64_t)h * P),
+                       .norm = a->more[GAIN].data != NULL,
                        .dt_bias = (double)*gr_at(a->more[DT_B], h),
                        .skip = *gr_at(a->more[SKIP], h),
                        .S_in = gr_at(a->state_in[0], state),
@@ -279,6 +281,19 @@ static void load_phases(const head *x, room *w, int64_t t, int n)
     }
 }
 
+/* Rows of a head are a token apart, too far for the hardware to foresee: ask for one AHEAD rows early. */
+enum { AHEAD = 6 };
+
+static void fetch(const float *row, int64_t row_size, int n)
+{
+    for (int j = 0; j < n; j += 16) __builtin_prefetch(row + AHEAD * row_size + j);
+}
+
+static void fetch_to_write(float *row, int64_t row_size, int n)
+{
+    for (int j = 0; j < n; j += 16) __builtin_prefetch(row + AHEAD * row_size + j, 1);
+}
+
 /* to [K] = R(phi) (from + bias), and into the order of scratch. */
 static void turn_in(const head *x, float *to, const float *from, const float *bias, const float *c, const float *s)
 {
@@ -397,6 +412,8 @@ static void load_keys_values(const head *x, room *w, int64_t t, int n)
         const float *from = x->v + (t + i / x->R) * x->v_row, *mx = x->mx + (int64_t)r * x->P;
         float       *v = w->v + (int64_t)i * x->ldp;
 
+        fetch(x->k + (t * x->R + i) * x->k_row, x->k_row, x->K);
+        if (r == 0) fetch(from, x->v_row, x->P);
         turn_in(x, w->k + (int64_t)i * x->ldk, x->k + (t * x->R + i) * x->k_row, x->b_bias + (int64_t)r * x->K, c, s);
 #pragma omp simd
         for (int p = 0; p < x->P; p++) v[p] = from[p] * mx[p];
@@ -408,6 +425,7 @@ static void load_queries(const head *x, room *w, int64_t t, int n)
     for (int i = 0; i < n * x->R; i++) {
         const int64_t at = (int64_t)(i / x->R) * x->A;
 
+        fetch(x->q + (t * x->R + i) * x->q_row, x->q_row, x->K);
         turn_in(x, w->q + (int64_t)i * x->ldk, x->q + (t * x->R + i) * x->q_row,
                 x->c_bias + (int64_t)(i % x->R) * x->K, w->cos + at, w->sin + at);
     }
@@ -471,7 +489,7 @@ static void correct(const head *x, const room *w, int i)
 
 static float reciprocal_rms(const head *x, const float *o)
 {
-    return x->gain ? 1.0f / sqrtf(gr_dot(x->P, o, o) / (float)x->P + NORM_EPS) : 1.0f;
+    return x->norm ? 1.0f / sqrtf(gr_dot(x->P, o, o) / (float)x->P + NORM_EPS) : 1.0f;
 }
 
 /* y = sum_r mo_r . norm(o_r) . silu(z . mz_r), o [R, P]. */
@@ -482,13 +500,8 @@ static void gate(const head *x, float *y, const float *o, const float *z)
         const float *mz = x->mz + (int64_t)r * x->P, *mo = x->mo + (int64_t)r * x->P;
         const float  rstd = reciprocal_rms(x, o);
 
-        if (x->gain) {
 #pragma omp simd
-            for (int p = 0; p < x->P; p++) y[p] += mo[p] * (o[p] * rstd * x->gain[p]) * gr_siluf(z[p] * mz[p]);
-        } else {
-#pragma omp simd
-            for (int p = 0; p < x->P; p++) y[p] += mo[p] * o[p] * gr_siluf(z[p] * mz[p]);
-        }
+        for (int p = 0; p < x->P; p++) y[p] += mo[p] * (o[p] * rstd * x->gain[p]) * gr_siluf(z[p] * mz[p]);
     }
 }
 
@@ -497,6 +510,8 @@ static void finish(const head *x, const room *w, int64_t t, int i)
 {
     const float *o = w->o + (int64_t)i * x->R * x->ldp;
 
+    fetch(x->z + t * x->o_row, x->o_row, x->P);
+    fetch_to_write(x->y + t * x->o_row, x->o_row, x->P);
     for (int r = 0; r < x->R && x->o; r++)
         memcpy(x->o + (t * x->R + r) * x->o_row, o + (int64_t)r * x->ldp, (size_t)x->P * sizeof *o);
     gate(x, x->y + t * x->o_row, o, x->z + t * x->o_row);
@@ -564,8 +579,10 @@ static void pass_row(const head *x, room *w, int j, float alpha, float claim, fl
 {
     const float *in = x->S_in ? x->S_in + (int64_t)j * x->P : NULL;
 
-#pragma omp simd
-    for (int p = 0; p < x->P; p++) row[p] = in ? alpha * in[p] : 0.0f;
+    if (in)
+        gr_scale_rows(1, x->P, alpha, NULL, in, 0, row, 0);
+    else
+        memset(row, 0, (size_t)x->P * sizeof *row);
     for (int r = 0; r < x->R && in; r++)
         add_scaled(x->P, row, alpha * claim * x->k_in[(int64_t)r * x->K + j], x->v_in + (int64_t)r * x->P);
     for (int r = 0; r < x->R; r++)
@@ -611,20 +628,20 @@ static void gate_back_row(const head *x, room *w, int r, float *d_o, float *dz, 
 
 #pragma omp simd reduction(+ : mean)
     for (int p = 0; p < x->P; p++) {
-        const float gain = x->gain ? x->gain[p] : 1.0f, on = o[p] * rstd;
+        const float on = o[p] * rstd;
         float       s, ds, dgate, don;
 
         gr_silu_grad(z[p] * mz[p], &s, &ds);
-        dgate = dy[p] * mo[p] * on * gain * ds;
+        dgate = dy[p] * mo[p] * on * x->gain[p] * ds;
         don = dy[p] * mo[p] * s;
         dz[p] += dgate * mz[p];
         dmz[p] += dgate * z[p];
-        dmo[p] += dy[p] * on * gain * s;
+        dmo[p] += dy[p] * on * x->gain[p] * s;
         dgain[p] += don * on;
-        d_o[p] = don * gain;
+        d_o[p] = don * x->gain[p];
         mean += d_o[p] * on;
     }
-    if (!x->gain) return;
+    if (!x->norm) return;
     mean /= (float)x->P;
 #pragma omp simd
     for (int p = 0; p < x->P; p++) d_o[p] = rstd * (d_o[p] - o[p] * rstd * mean);
@@ -635,6 +652,10 @@ static void gate_back(const head *x, room *w, int64_t t, int n)
     for (int i = 0; i < n; i++) {
         const int64_t at = (t + i) * x->o_row;
 
+        fetch(x->z + at, x->o_row, x->P);
+        fetch(x->d_y + at, x->o_row, x->P);
+        fetch_to_write(x->dz + at, x->o_row, x->P);
+        for (int r = 0; r < x->R; r++) fetch(x->o + ((t + i) * x->R + r) * x->o_row, x->o_row, x->P);
         memset(x->dz + at, 0, (size_t)x->P * sizeof(float));
         for (int r = 0; r < x->R; r++)
             gate_back_row(x, w, r, w->d_o + (int64_t)(i * x->R + r) * x->ldp, x->dz + at,
@@ -754,6 +775,8 @@ static void queries_keys_back(const head *x, room *w, int64_t t, int n)
         const int64_t bias = (int64_t)(i % x->R) * x->K, row = t * x->R + i;
         const float  *c = w->cos + (int64_t)(i / x->R) * x->A, *s = w->sin + (int64_t)(i / x->R) * x->A;
 
+        fetch_to_write(x->dq + row * x->q_row, x->q_row, x->K);
+        fetch_to_write(x->dk + row * x->q_row, x->q_row, x->K);
         turn_out(x, x->dq + row * x->q_row, w->dq + (int64_t)i * x->ldk, c, s, dc + bias);
         turn_out(x, x->dk + row * x->q_row, w->dk + (int64_t)i * x->ldk, c, s, db + bias);
     }
@@ -768,6 +791,7 @@ static void values_back(const head *x, room *w, int64_t t, int n)
         const float *v = x->v + (t + i) * x->v_row;
         float       *dx = x->dv + (t + i) * x->o_row;
 
+        fetch_to_write(dx, x->o_row, x->P);
         memset(dx, 0, (size_t)x->P * sizeof *dx);
         for (int64_t r = 0; r < x->R; r++) {
             const float *dv = w->dv + (i * x->R + r) * x->ldp;
