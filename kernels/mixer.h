@@ -37,18 +37,19 @@ enum { GR_INNER_PARAMS = 24, GR_INNER_TAPE = 24, GR_INNER_STATES = 8 };
 /** The layer a mixer is built for. Attention and what replaces it get the same. */
 typedef struct gr_mixer_spec {
     int   hidden, n_head, n_kv_head, head_dim;
-    bool  qk_norm;    /**< attention normalises q and k per head (Qwen3)                     */
-    float norm_eps;   /**< of the model's norms                                              */
-    int   conv_width; /**< taps of the short convolution; 4 in every published checkpoint    */
-    int   chunk;      /**< tokens per chunk of a recurrence                                  */
-    bool  neg_eigval; /**< write strength in (0, 2) instead of (0, 1)                        */
-    float init_std;   /**< of random projections (config.json initializer_range)             */
+    bool  qk_norm;     /**< attention normalises q and k per head (Qwen3)                     */
+    float norm_eps;    /**< of the model's norms                                              */
+    int   conv_width;  /**< taps of the short convolution; 4 in every published checkpoint    */
+    int   chunk;       /**< tokens per chunk of a recurrence                                  */
+    bool  neg_eigval;  /**< write strength in (0, 2) instead of (0, 1)                        */
+    float init_std;    /**< of random projections (config.json initializer_range)             */
+    bool mamba2_llama; /**< mamba2: starts as Mamba-in-the-Llama has it: gate not from attention, no norms of B and C */
     int   mimo_rank;  /**< mamba3: rows of q, k, v and o per token (MIMO); 0 and 1: one (SISO)       */
     float rope_fraction; /**< mamba3: part of the state's channels that turn, in [0, 1]               */
     bool  outproj_norm;  /**< mamba3: RMSNorm of each head before the gate                            */
-    int   window;     /**< swa: tokens that a query sees, itself included; bmojo: the same, and as many faded ones   */
-    int   sink;       /**< swa: the first so many tokens of a document are always seen             */
-    bool  untied;     /**< bmojo: faded tokens have projections of their own                         */
+    int  window;       /**< swa: tokens that a query sees, itself included; bmojo: the same, and as many faded ones   */
+    int  sink;         /**< swa: the first so many tokens of a document are always seen             */
+    bool untied;       /**< bmojo: faded tokens have projections of their own                         */
     /** bmojo: what its faded tokens come from; a recurrent type. Code here knows no type by name, so whoever reads
      * configurations (src/mixers) resolves the name, and gives the core of the backend in gr_mixer_ctx.inner. */
     const struct gr_mixer_def *inner;
@@ -59,9 +60,9 @@ typedef enum gr_init {
     GR_INIT_ONE,
     GR_INIT_NORMAL, /**< N(0, init_std)                                */
     GR_INIT_DELTA,  /**< identity convolution: the last tap is 1       */
-    GR_INIT_A_LOG,  /**< log U(0, 16), bounded away from 0             */
-    GR_INIT_DT_BIAS, /**< inverse softplus of log-uniform [1e-3, 0.1]   */
-    GR_INIT_SHARE    /**< 1 / dim[1]: what adds up over it is a mean     */
+    GR_INIT_A_LOG,   /**< log of uniform A: options a_min, a_max        */
+    GR_INIT_DT_BIAS, /**< inverse softplus of log-uniform dt: dt_min, dt_max */
+    GR_INIT_SHARE    /**< 1 / dim[1]: what adds up over it is a mean    */
 } gr_init;
 
 /** A parameter of a layer. Its full name is model.layers.<i>.<prefix>.<name>. */
@@ -140,14 +141,23 @@ typedef struct gr_mixer_cost {
     double state_bytes;                 /**< decoding state per sequence at context length T              */
 } gr_mixer_cost;
 
+/** An option under the name that hybrid-model-factory has for it. */
+typedef struct gr_foreign_option {
+    const char *ours;    /**< "gdn_neg_eigval"                                                         */
+    const char *theirs;  /**< "allow_neg_eigval"                                                       */
+    const char *name[2]; /**< what ours is called when theirs is false, and true; NULL: the same value */
+} gr_foreign_option;
+
 /** Definition of a type. */
 typedef struct gr_mixer_def {
-    const char *name;    /**< in configs and patterns: "gdn"                                      */
-    const char *symbol;  /**< in hybrid-model-factory's pattern string: "GDN"                     */
-    const char *prefix;  /**< of its tensors inside a layer: "gdn"                                */
-    const char *source;  /**< paper and equations                                                 */
-    int         gain;    /**< a parameter that y is proportional to: alignment sets its scale     */
-    bool        attends; /**< it looks at keys itself: no recurrence, so not to be contained in bmojo      */
+    const char *name;   /**< in configs and patterns: "gdn"                                      */
+    const char *symbol; /**< in hybrid-model-factory's pattern string: "GDN"                     */
+    const char *prefix; /**< of its tensors inside a layer: "gdn"                                */
+    const char *source; /**< paper and equations                                                 */
+    int         gain;   /**< a parameter that y is proportional to: alignment sets its scale     */
+    /** Options of hybrid-model-factory's TYPE_config, up to one with `ours` NULL; NULL: none. */
+    const gr_foreign_option *foreign;
+    bool attends; /**< it looks at keys itself: no recurrence, so not to be contained in bmojo      */
 
     /** Fill `p`, return how many. Pure. */
     int (*params)(const gr_mixer_spec *spec, gr_param_spec p[GR_MIXER_PARAMS]);

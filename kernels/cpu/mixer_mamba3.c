@@ -7,21 +7,24 @@
  *     S_t = a_t S_{t-1} + (1 - tau_t) Delta_t a_t k^_{t-1}^T v_{t-1} + tau_t Delta_t k^_t^T v_t      k^_t = R(phi_t) k_t
  *     o_t = q^_t S_t + D v_t                                                                         q^_t = R(phi_t) q_t
  *
- * with R rows of q, k, v and o per token (MIMO), or one (SISO). Equations in brackets are those of docs/math.md 4.
+ * with R rows of q, k, v and o per token (MIMO), or one (SISO): docs/math.md 4.
  *
  * Two writes of one key become one: what token t's key and value bring is kappa_t = tau_t Delta_t + sigma_t, where
  * sigma_t = (1 - tau_{t+1}) Delta_{t+1} is the share its successor will claim, 0 for the last token of a document. So
- * the recurrence is kernels/cpu/gla.h with weights kappa [M1]; only the token itself must not see sigma_t yet.
+ * the recurrence is kernels/cpu/gla.h with weights kappa; only the token itself must not see sigma_t yet.
  *
  * Phases restart with every chunk, as the sums of log-decay do: a state is handed on turned back by the chunk's whole
  * angle, R(-phi_C) S, which is the state as its last token sees it. No phase grows with the position, none is part of
- * a state, and the gradient of all later phases is that of this one turn [M8].
+ * a state, and the gradient of all later phases is that of this one turn.
  *
  * In scratch and states a key's channels are in the order: first halves of the pairs, second halves, channels that do
- * not turn. Both layouts of pairs look the same from there. */
+ * not turn. Both layouts of pairs look the same from there.
+ *
+ * Long for one file, and one on purpose: a mixer is one file per backend (docs/howto/add_mixer.md). */
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/gla.h"
 #include "kernels/cpu/vec.h"
+#include "kernels/attention.h"
 #include "kernels/layer.h"
 #include <math.h>
 #include <omp.h>
@@ -169,14 +172,22 @@ static head head_of(const gr_core_args *a, const shared *b, int h)
 
 /* ---- scratch of one thread -------------------------------------------------------------------------------------- */
 
+/* Of one token, in fp64: phases are sums of multiples of step sizes, and a bias of 1e-7 would be seen after 100 000
+ * tokens. */
+typedef struct gate {
+    double dt, slope; /* Delta, d Delta / d logit */
+    double tau;
+} gate;
+
 typedef struct room {
-    double *dt, *tau, *rate;      /* [C + 1] step size and tau, one token ahead; [C] A, the rate of decay           */
+    gate   *gate;                 /* [C + 1] of the chunk's tokens and of the next one                               */
+    double *rate;                 /* [C] A, the rate of decay                                                        */
     double *phi;                  /* [A] phase of the token at hand                                                  */
     float  *g, *kappa, *sigma;    /* [C] log-decay, weight of the write, what of it the successor claims             */
     float  *cos, *sin;            /* [C, A] of the phases                                                            */
     float  *q, *k, *v, *o, *S;    /* [C R, K] twice, rotated; [C R, P] twice; [K, P]                                 */
     float  *gla;                  /* scratch of gla.h                                                                */
-    double *ddt, *dtau, *dphi;    /* backward: gradients; dphi [A] of the phases from here on                        */
+    double *ddt, *dphi;           /* backward: gradients; dphi [A] of the phases from here on                        */
     float  *dg, *dkappa, *dsigma; /* [C]                                                                             */
     float  *dq, *dk, *dv, *d_o;   /* as q, k, v, o                                                                   */
     float  *dS, *states;          /* [K, P]; one before each chunk and one after the last                            */
@@ -199,8 +210,8 @@ static int64_t furnish(room *w, float *base, const head *x, int64_t n_chunk)
     gr_room       r = {base, 0};
     gr_head       gla;
 
-    w->dt = take_doubles(&r, C + 1), w->tau = take_doubles(&r, C + 1), w->rate = take_doubles(&r, C);
-    w->phi = take_doubles(&r, A);
+    w->gate = (gate *)(void *)take_doubles(&r, 3 * (C + 1));
+    w->rate = take_doubles(&r, C), w->phi = take_doubles(&r, A);
     w->g = gr_room_take(&r, gr_line(C)), w->kappa = gr_room_take(&r, gr_line(C));
     w->sigma = gr_room_take(&r, gr_line(C));
     w->cos = gr_room_take(&r, gr_line(C * A)), w->sin = gr_room_take(&r, gr_line(C * A));
@@ -208,7 +219,7 @@ static int64_t furnish(room *w, float *base, const head *x, int64_t n_chunk)
     w->v = gr_room_take(&r, m * x->ldp), w->o = gr_room_take(&r, m * x->ldp);
     w->S = gr_room_take(&r, state);
     if (n_chunk > 0) {
-        w->ddt = take_doubles(&r, C), w->dtau = take_doubles(&r, C), w->dphi = take_doubles(&r, A);
+        w->ddt = take_doubles(&r, C), w->dphi = take_doubles(&r, A);
         w->dg = gr_room_take(&r, gr_line(C)), w->dkappa = gr_room_take(&r, gr_line(C));
         w->dsigma = gr_room_take(&r, gr_line(C));
         w->dq = gr_room_take(&r, m * x->ldk), w->dk = gr_room_take(&r, m * x->ldk);
@@ -229,12 +240,19 @@ static double sigmoid(double x)
     return 1 / (1 + exp(-x));
 }
 
-/* fp64, because phases are sums of its multiples: a bias of 1e-7 would be seen after 100 000 tokens. */
-static double step_size(const head *x, int64_t t)
+static gate gate_of(const head *x, int64_t t)
 {
-    const double u = (double)x->dt[t * x->logit_row] + x->dt_bias;
+    const double u = (double)x->dt[t * x->logit_row] + x->dt_bias, e = exp(-fabs(u));
 
-    return fmax(u, 0) + log1p(exp(-fabs(u)));
+    return (gate){.dt = fmax(u, 0) + log1p(e),
+                  .slope = (u >= 0 ? 1 : e) / (1 + e),
+                  .tau = sigmoid((double)x->trap[t * x->logit_row])};
+}
+
+/* What token t claims of the write of the token before it. */
+static double claim_of(gate g)
+{
+    return (1 - g.tau) * g.dt;
 }
 
 static double rate_of_decay(double a)
@@ -251,17 +269,14 @@ static double rate_of_decay_slope(double a)
 
 static void load_gates(const head *x, room *w, int64_t t, int n, int64_t end)
 {
-    for (int i = 0; i <= n && t + i < end; i++) {
-        w->dt[i] = step_size(x, t + i);
-        w->tau[i] = sigmoid((double)x->trap[(t + i) * x->logit_row]);
-    }
+    for (int i = 0; i <= n && t + i < end; i++) w->gate[i] = gate_of(x, t + i);
     for (int i = 0; i < n; i++) {
-        const double sigma = t + i + 1 < end ? (1 - w->tau[i + 1]) * w->dt[i + 1] : 0;
+        const double sigma = t + i + 1 < end ? claim_of(w->gate[i + 1]) : 0;
 
         w->rate[i] = rate_of_decay((double)x->decay[(t + i) * x->logit_row]);
-        w->g[i] = (float)(w->rate[i] * w->dt[i]);
+        w->g[i] = (float)(w->rate[i] * w->gate[i].dt);
         w->sigma[i] = (float)sigma;
-        w->kappa[i] = (float)(w->tau[i] * w->dt[i] + sigma);
+        w->kappa[i] = (float)(w->gate[i].tau * w->gate[i].dt + sigma);
     }
 }
 
@@ -271,7 +286,7 @@ static void load_phases(const head *x, room *w, int64_t t, int n)
 
     for (int j = 0; j < A; j++) w->phi[j] = 0;
     for (int i = 0; i < n; i++) {
-        const double *rate = x->rate + (t + i) * A, dt = w->dt[i];
+        const double *rate = x->rate + (t + i) * A, dt = w->gate[i].dt;
         float        *c = w->cos + (int64_t)i * A, *s = w->sin + (int64_t)i * A;
 
 #pragma omp simd
@@ -449,18 +464,13 @@ static const float *last_phase(const head *x, const float *table, int n)
     return table + (int64_t)(n - 1) * x->A;
 }
 
-/* The first token's share in the write of the token before it. */
-static float first_share(const head *x, int64_t t)
-{
-    return (float)((1 - sigmoid((double)x->trap[t * x->logit_row])) * step_size(x, t));
-}
-
 /* The state a span starts from: zero, or the caller's and what its first token claims of the write before. */
 static void load_state(const head *x, float *S, const gr_span *doc)
 {
     gr_state_load(x->K, x->P, doc->is_first ? x->S_in : NULL, S, x->P);
     if (doc->is_first && x->S_in && doc->first < doc->end)
-        gr_tile_gemm(x->K, x->P, x->R, x->k_in, 1, x->K, x->v_in, x->P, S, x->P, first_share(x, doc->first), 1.0f);
+        gr_tile_gemm(x->K, x->P, x->R, x->k_in, 1, x->K, x->v_in, x->P, S, x->P, (float)claim_of(gate_of(x, doc->first)),
+                     1.0f);
 }
 
 /* ---- forward ----------------------------------------------------------------------------------------------------- */
@@ -493,7 +503,7 @@ static float reciprocal_rms(const head *x, const float *o)
 }
 
 /* y = sum_r mo_r . norm(o_r) . silu(z . mz_r), o [R, P]. */
-static void gate(const head *x, float *y, const float *o, const float *z)
+static void gate_out(const head *x, float *y, const float *o, const float *z)
 {
     memset(y, 0, (size_t)x->P * sizeof *y);
     for (int r = 0; r < x->R; r++, o += x->ldp) {
@@ -514,7 +524,7 @@ static void finish(const head *x, const room *w, int64_t t, int i)
     fetch_to_write(x->y + t * x->o_row, x->o_row, x->P);
     for (int r = 0; r < x->R && x->o; r++)
         memcpy(x->o + (t * x->R + r) * x->o_row, o + (int64_t)r * x->ldp, (size_t)x->P * sizeof *o);
-    gate(x, x->y + t * x->o_row, o, x->z + t * x->o_row);
+    gate_out(x, x->y + t * x->o_row, o, x->z + t * x->o_row);
 }
 
 static void forward_chunk(const head *x, room *w, int64_t t, int n, int64_t end)
@@ -593,12 +603,11 @@ static void pass_row(const head *x, room *w, int j, float alpha, float claim, fl
 
 static void forward_token(const head *x, room *w)
 {
-    const float claim = x->S_in ? first_share(x, 0) : 0.0f;
-    float      *S = x->S_out ? x->S_out : w->S, alpha;
+    float *S = x->S_out ? x->S_out : w->S, alpha, claim;
 
     load_chunk(x, w, 0, 1, 1);
     load_queries(x, w, 0, 1);
-    alpha = gr_expf(w->g[0]);
+    alpha = gr_expf(w->g[0]), claim = (float)claim_of(w->gate[0]);
     memset(w->o, 0, (size_t)(x->R * x->ldp) * sizeof *w->o);
     for (int j = 0; j < x->A; j++) {
         float *a = S + (int64_t)j * x->P, *b = S + (int64_t)(x->A + j) * x->P;
@@ -616,8 +625,8 @@ static void forward_token(const head *x, room *w)
 
 /* ---- backward ---------------------------------------------------------------------------------------------------- */
 
-/* Row r of `gate` backward: d_o =, dz +=, and sums of the factors' gradients. */
-static void gate_back_row(const head *x, room *w, int r, float *d_o, float *dz, const float *o, const float *z,
+/* Row r of `gate_out` backward: d_o =, dz +=, and sums of the factors' gradients. */
+static void gate_out_back_row(const head *x, room *w, int r, float *d_o, float *dz, const float *o, const float *z,
                           const float *dy)
 {
     const float *mz = x->mz + (int64_t)r * x->P, *mo = x->mo + (int64_t)r * x->P;
@@ -647,7 +656,7 @@ static void gate_back_row(const head *x, room *w, int r, float *d_o, float *dz, 
     for (int p = 0; p < x->P; p++) d_o[p] = rstd * (d_o[p] - o[p] * rstd * mean);
 }
 
-static void gate_back(const head *x, room *w, int64_t t, int n)
+static void gate_out_back(const head *x, room *w, int64_t t, int n)
 {
     for (int i = 0; i < n; i++) {
         const int64_t at = (t + i) * x->o_row;
@@ -658,7 +667,7 @@ static void gate_back(const head *x, room *w, int64_t t, int n)
         for (int r = 0; r < x->R; r++) fetch(x->o + ((t + i) * x->R + r) * x->o_row, x->o_row, x->P);
         memset(x->dz + at, 0, (size_t)x->P * sizeof(float));
         for (int r = 0; r < x->R; r++)
-            gate_back_row(x, w, r, w->d_o + (int64_t)(i * x->R + r) * x->ldp, x->dz + at,
+            gate_out_back_row(x, w, r, w->d_o + (int64_t)(i * x->R + r) * x->ldp, x->dz + at,
                           x->o + ((t + i) * x->R + r) * x->o_row, x->z + at, x->d_y + at);
     }
 }
@@ -700,7 +709,7 @@ static void add_turn(int A, double *dphi, const float *x, const float *dx)
 static void phases_back(const head *x, room *w, int64_t t, int n)
 {
     for (int i = n - 1; i >= 0; i--) {
-        const double *rate = x->rate + (t + i) * x->A, dt = w->dt[i];
+        const double *rate = x->rate + (t + i) * x->A, dt = w->gate[i].dt;
         float        *dangle = x->dangle + (t + i) * x->angle_row;
         double        ddt = 0;
 
@@ -710,7 +719,7 @@ static void phases_back(const head *x, room *w, int64_t t, int n)
         }
 #pragma omp simd reduction(+ : ddt)
         for (int j = 0; j < x->A; j++) {
-            const double tanh = rate[j] / PI;
+            const double tanh = rate[j] * (1 / PI);
 
             dangle[j] = (float)(w->dphi[j] * PI * dt * (1 - tanh * tanh));
             ddt += w->dphi[j] * rate[j];
@@ -741,30 +750,30 @@ static void correct_back(const head *x, room *w, int i)
 }
 
 /* Gradient of (1 - tau_t) Delta_t, which the token before t was written with. */
-static void claim_back(const head *x, room *w, int64_t t, double dt, double tau, double dsigma)
+static void claim_back(const head *x, room *w, int64_t t, gate g, double dclaim)
 {
-    const double ddt = (1 - tau) * dsigma * -expm1(-dt);
+    const double ddt = (1 - g.tau) * dclaim * g.slope;
 
-    x->dtrap[t * x->logit_row] -= (float)(dt * dsigma * tau * (1 - tau));
+    x->dtrap[t * x->logit_row] -= (float)(g.dt * dclaim * g.tau * (1 - g.tau));
     x->ddt[t * x->logit_row] += (float)ddt;
     w->sums[x->sum[SUM_DT]] += ddt;
 }
 
-/* softplus' = 1 - e^-softplus. */
 static void gates_back(const head *x, room *w, int64_t t, int n, int64_t end)
 {
     for (int i = 0; i < n; i++) {
         const int64_t at = (t + i) * x->logit_row;
-        const double  dt = w->dt[i], tau = w->tau[i], dg = (double)w->dg[i], dgamma = (double)w->dkappa[i];
-        const double  ddt = (w->ddt[i] + w->rate[i] * dg + tau * dgamma) * -expm1(-dt);
+        const gate    g = w->gate[i];
+        const double  dg = (double)w->dg[i], dkappa = (double)w->dkappa[i];
+        const double  ddt = (w->ddt[i] + w->rate[i] * dg + g.tau * dkappa) * g.slope;
 
-        x->ddecay[at] = (float)(dt * dg * rate_of_decay_slope((double)x->decay[at]));
-        x->dtrap[at] = (float)(dt * dgamma * tau * (1 - tau));
+        x->ddecay[at] = (float)(g.dt * dg * rate_of_decay_slope((double)x->decay[at]));
+        x->dtrap[at] = (float)(g.dt * dkappa * g.tau * (1 - g.tau));
         x->ddt[at] = (float)ddt;
         w->sums[x->sum[SUM_DT]] += ddt;
     }
     for (int i = 0; i < n && t + i + 1 < end; i++)
-        claim_back(x, w, t + i + 1, w->dt[i + 1], w->tau[i + 1], (double)w->dsigma[i]);
+        claim_back(x, w, t + i + 1, w->gate[i + 1], (double)w->dsigma[i]);
 }
 
 static void queries_keys_back(const head *x, room *w, int64_t t, int n)
@@ -832,7 +841,7 @@ static void backward_chunk(const head *x, room *w, int64_t t, int n, const gr_sp
 {
     load_chunk(x, w, t, n, doc->end);
     load_queries(x, w, t, n);
-    gate_back(x, w, t, n);
+    gate_out_back(x, w, t, n);
     turn_back(x, w, n, after);
     recurrence_back(x, w, n, S);
     phases_back(x, w, t, n);
@@ -865,9 +874,9 @@ static void replay_chunk(const head *x, room *w, int64_t t, int n, int64_t end, 
  * their gradients. */
 static void load_state_back(const head *x, room *w, int64_t first)
 {
-    const double dt = step_size(x, first), tau = sigmoid((double)x->trap[first * x->logit_row]);
-    const float  claim = x->S_in ? (float)((1 - tau) * dt) : 0.0f;
-    double       dclaim = 0;
+    const gate  g = gate_of(x, first);
+    const float claim = (float)claim_of(g);
+    double      dclaim = 0;
 
     gr_state_store(x->K, x->P, w->dS, x->P, x->dS_in);
     gr_state_load(x->R, x->K, NULL, w->dk, x->ldk);
@@ -883,7 +892,7 @@ static void load_state_back(const head *x, room *w, int64_t first)
         }
     gr_state_store(x->R, x->K, w->dk, x->ldk, x->dk_in);
     gr_state_store(x->R, x->P, w->dv, x->ldp, x->dv_in);
-    if (x->S_in) claim_back(x, w, first, dt, tau, dclaim);
+    if (x->S_in) claim_back(x, w, first, g, dclaim);
     add_sums(x, w);
 }
 
@@ -1161,22 +1170,19 @@ static void inherit(float *w, const float *attn, int64_t n, int rank)
  * tau and angles have no counterpart and stay random. */
 static void from_attention(const gr_mixer_spec *s, float *const *w, const float *const *attn)
 {
-    enum { ATTN_Q, ATTN_K, ATTN_V, ATTN_O, ATTN_Q_NORM, ATTN_K_NORM };
-    const int64_t hid = s->hidden, D = s->head_dim, HD = s->n_head * D, GD = s->n_kv_head * D, rep = HD / GD;
+    const int64_t hid = s->hidden, D = s->head_dim, HD = s->n_head * D, GD = s->n_kv_head * D;
     const size_t  bias = (size_t)(HD * rank_of(s)) * sizeof(float), norm = (size_t)D * sizeof(float);
 
-    for (int64_t i = 0; i < HD; i++)
-        for (int64_t j = 0; j < hid; j++)
-            w[IN_PROJ][i * hid + j] = 0.5f * (attn[ATTN_O][j * HD + i] + attn[ATTN_V][i / rep * hid + j]);
-    memcpy(w[IN_PROJ] + part_at(s, T_X) * hid, attn[ATTN_V], (size_t)(GD * hid) * sizeof(float));
-    inherit(w[IN_PROJ] + part_at(s, T_B) * hid, attn[ATTN_K], GD * hid, rank_of(s));
-    inherit(w[IN_PROJ] + part_at(s, T_C) * hid, attn[ATTN_Q], HD * hid, rank_of(s));
-    memcpy(w[OUT_PROJ], attn[ATTN_O], (size_t)(hid * HD) * sizeof(float));
+    gr_gate_from_attention(s, w[IN_PROJ], attn[GR_ATTN_O], attn[GR_ATTN_V]);
+    memcpy(w[IN_PROJ] + part_at(s, T_X) * hid, attn[GR_ATTN_V], (size_t)(GD * hid) * sizeof(float));
+    inherit(w[IN_PROJ] + part_at(s, T_B) * hid, attn[GR_ATTN_K], GD * hid, rank_of(s));
+    inherit(w[IN_PROJ] + part_at(s, T_C) * hid, attn[GR_ATTN_Q], HD * hid, rank_of(s));
+    memcpy(w[OUT_PROJ], attn[GR_ATTN_O], (size_t)(hid * HD) * sizeof(float));
     memset(w[B_BIAS], 0, bias);
     memset(w[C_BIAS], 0, bias);
     if (!s->qk_norm) return;
-    memcpy(w[B_NORM], attn[ATTN_K_NORM], norm);
-    memcpy(w[C_NORM], attn[ATTN_Q_NORM], norm);
+    memcpy(w[B_NORM], attn[GR_ATTN_K_NORM], norm);
+    memcpy(w[C_NORM], attn[GR_ATTN_Q_NORM], norm);
 }
 
 /* ---- forward ----------------------------------------------------------------------------------------------------- */
@@ -1184,7 +1190,7 @@ static void from_attention(const gr_mixer_spec *s, float *const *w, const float 
 /* in_proj is one matrix in files, and here a projection for each of its parts. */
 static gr_tensor part_of(const gr_mixer_spec *s, gr_tensor in_proj, int i)
 {
-    return in_proj.data ? gr_rows(in_proj, part_at(s, i), part_at(s, i + 1) - part_at(s, i)) : gr_none();
+    return gr_part(in_proj, part_at(s, i), part_at(s, i + 1) - part_at(s, i));
 }
 
 static gr_tensor by_token(gr_tensor t, int64_t N)
@@ -1357,13 +1363,13 @@ static void step(const gr_mixer_ctx *c, gr_tensor y, gr_tensor x, gr_mixer_state
     gr_arena_release(c->scratch, mark);
 }
 
-/* docs/math.md 10. A chunk has C rows, C / R tokens; the core's backward includes replaying the states. */
+/* docs/math.md 10. A chunk has C rows, that is C / R tokens; the core's backward includes replaying the states. */
 static gr_mixer_cost cost(const gr_mixer_spec *s, int64_t context)
 {
     const double H = s->n_head, D = s->head_dim, R = rank_of(s), hid = s->hidden, rows = R * (double)context;
     const double C = rows < s->chunk ? rows : s->chunk;
     const double proj = 2 * hid * ((double)part_at(s, N_PROJ) + H * D);
-    const double fwd = H * R * (4 * C * D + 4 * D * D), bwd = H * R * (10 * C * D + 10 * D * D + 2 * D * D);
+    const double fwd = H * R * (4 * C * D + 4 * D * D), bwd = H * R * (10 * C * D + 10 * D * D);
 
     return (gr_mixer_cost){
         .forward = proj + fwd,
@@ -1374,12 +1380,19 @@ static gr_mixer_cost cost(const gr_mixer_spec *s, int64_t context)
     };
 }
 
+/* hybrid-model-factory has no Mamba-3: the words of mamba_ssm. */
+static const gr_foreign_option foreign[] = {{.ours = "mamba3_mimo_rank", .theirs = "mimo_rank"},
+                                            {.ours = "mamba3_rope_fraction", .theirs = "rope_fraction"},
+                                            {.ours = "mamba3_outproj_norm", .theirs = "is_outproj_norm"},
+                                            {0}};
+
 const gr_mixer_def gr_mamba3_def = {
     .name = "mamba3",
     .symbol = "M3",
     .prefix = "mamba3",
-    .source = "Mamba-3, state-spaces/mamba (mamba_ssm); docs/math.md 4",
+    .source = "Lahoti et al. 2026, arXiv:2603.15569; mamba_ssm's Mamba3; docs/math.md 4",
     .gain = OUT_PROJ,
+    .foreign = foreign,
     .params = params,
     .from_attention = from_attention,
     .forward = forward,

@@ -16,6 +16,19 @@ static bool is_hybrid(const json_t *config)
     return type && !strncmp(type, "hybrid_", strlen("hybrid_"));
 }
 
+/* What export made of a type's options, undone. `o` is its TYPE_config. */
+static void read_type_config(const gr_mixer_def *def, const json_t *o, json_t *options)
+{
+    for (const gr_foreign_option *f = def->foreign; f && f->ours; f++) {
+        json_t *v = json_object_get(o, f->theirs);
+
+        if (f->name[0])
+            json_object_set_new(options, f->ours, json_string(f->name[json_is_true(v)]));
+        else
+            json_object_set(options, f->ours, v);
+    }
+}
+
 /* "*-GDN-*-GDN" to mixers; *options becomes the "graft" member of the hybrid's own config.json. */
 static gr_status read_pattern(const char *path, const json_t *config, const gr_mixer **mixer, int n_layer,
                               json_t **options)
@@ -35,9 +48,8 @@ static gr_status read_pattern(const char *path, const json_t *config, const gr_m
         p += *p == '-';
         snprintf(member, sizeof member, "%s_config", mixer[i]->def->name);
         o = json_object_get(config, member);
-        if (o && !*options)
-            *options = json_pack("{s:O, s:O}", "conv_width", json_object_get(o, "conv_size"), "gdn_neg_eigval",
-                                 json_object_get(o, "allow_neg_eigval"));
+        if (o && !*options) *options = json_object();
+        if (o) read_type_config(mixer[i]->def, o, *options);
     }
     GR_CHECK(!*p, GR_ERR_INPUT, "%s: hybrid_override_pattern is longer than %d layers", path, n_layer);
 out:
