@@ -31,6 +31,11 @@ typedef struct gr_mixer_spec {
     int   conv_width; /**< taps of the short convolution; 4 in every published checkpoint    */
     int   chunk;      /**< tokens per chunk of a recurrence                                  */
     bool  neg_eigval; /**< write strength in (0, 2) instead of (0, 1)                        */
+    int   gka_iterations, gka_decode_iterations; /**< of its solver: over sequences; token by token  */
+    float gka_ridge;                             /**< of its regression, as a share of |H|           */
+    bool  gka_alpha;       /**< its alpha gate: query and solution are mixed; off: the solution alone */
+    bool  gka_v_conv;      /**< its values pass the short convolution                                 */
+    bool  gka_output_gate; /**< its output gate                                                       */
     float init_std;   /**< of random projections (config.json initializer_range)             */
 } gr_mixer_spec;
 
@@ -64,10 +69,12 @@ typedef struct gr_core_args {
     int           n_head, n_kv_head, k_dim, v_dim, chunk;
     int           n_row;   /**< rows of q, k, v, o per token, [N, n_row, heads, width] then; 0 means 1     */
     float         scale;   /**< multiplies q k^T                                        */
+    int           iterations; /**< gka: of its solver                                       */
+    float         ridge;      /**< gka: of its regression, as a share of the normal matrix's Frobenius norm */
     gr_tensor     q, k, v; /**< [N, H, K], [N, G, K], [N, G, V]                         */
     gr_tensor     gate[GR_MIXER_GATES]; /**< [N, H] each, as the type declares                       */
     gr_tensor     o;                    /**< [N, H, V]                                               */
-    gr_tensor     aux;                  /**< [N, H] by-product backward needs (attention: log-sum-exp) or none */
+    gr_tensor     aux; /**< by-product backward needs: attention [N, H] log-sum-exp, gka [N, H, K] solutions; or none */
     /** Before the first and after the last token; none = zero / unwanted. [0] is [H, K, V], others are [H, ..] as the
      * type declares. state_in enters the first document only. */
     gr_tensor state_in[GR_CORE_STATES], state_out[GR_CORE_STATES];
