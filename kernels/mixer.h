@@ -21,7 +21,18 @@
 
 GR_C_BEGIN
 
-enum { GR_MIXER_PARAMS = 16, GR_MIXER_TAPE = 20, GR_MIXER_GATES = 4, GR_MIXER_STATES = 4, GR_CORE_STATES = 3 };
+enum {
+    GR_MIXER_PARAMS = 36,
+    GR_MIXER_TAPE = 44,
+    GR_MIXER_GATES = 4,
+    GR_MIXER_STATES = 12,
+    GR_CORE_STATES = 3,
+    GR_CORE_MORE = 4
+};
+
+/* A type that contains another one (bmojo) puts that one's parameters, tape and states behind its own. What is left for
+ * them: every type but bmojo keeps to these. */
+enum { GR_INNER_PARAMS = 24, GR_INNER_TAPE = 24, GR_INNER_STATES = 8 };
 
 /** The layer a mixer is built for. Attention and what replaces it get the same. */
 typedef struct gr_mixer_spec {
@@ -37,6 +48,12 @@ typedef struct gr_mixer_spec {
     bool  gka_v_conv;      /**< its values pass the short convolution                                 */
     bool  gka_output_gate; /**< its output gate                                                       */
     float init_std;   /**< of random projections (config.json initializer_range)             */
+    int   window;     /**< swa: tokens that a query sees, itself included; bmojo: the same, and as many faded ones   */
+    int   sink;       /**< swa: the first so many tokens of a document are always seen             */
+    bool  untied;     /**< bmojo: faded tokens have projections of their own                         */
+    /** bmojo: what its faded tokens come from; a recurrent type. Code here knows no type by name, so whoever reads
+     * configurations (src/mixers) resolves the name, and gives the core of the backend in gr_mixer_ctx.inner. */
+    const struct gr_mixer_def *inner;
 } gr_mixer_spec;
 
 typedef enum gr_init {
@@ -50,11 +67,11 @@ typedef enum gr_init {
 
 /** A parameter of a layer. Its full name is model.layers.<i>.<prefix>.<name>. */
 typedef struct gr_param_spec {
-    const char *name; /**< static string: "q_proj.weight"           */
-    int         rank;
-    int64_t     dim[3];
-    gr_init     init;
-    bool        decay; /**< weight decay applies                     */
+    char    name[48]; /**< "q_proj.weight", "gdn.q_proj.weight"     */
+    int     rank;
+    int64_t dim[3];
+    gr_init init;
+    bool    decay; /**< weight decay applies                     */
 } gr_param_spec;
 
 /** What forward keeps for backward, in the arena the caller chose. Indices are private to the type. */
@@ -67,20 +84,25 @@ typedef struct gr_tape {
 typedef struct gr_core_args {
     const gr_seq *seq;
     int           n_head, n_kv_head, k_dim, v_dim, chunk;
-    int           n_row;   /**< rows of q, k, v, o per token, [N, n_row, heads, width] then; 0 means 1     */
-    float         scale;   /**< multiplies q k^T                                        */
-    int           iterations; /**< gka: of its solver                                       */
-    float         ridge;      /**< gka: of its regression, as a share of the normal matrix's Frobenius norm */
-    gr_tensor     q, k, v; /**< [N, H, K], [N, G, K], [N, G, V]                         */
-    gr_tensor     gate[GR_MIXER_GATES]; /**< [N, H] each, as the type declares                       */
-    gr_tensor     o;                    /**< [N, H, V]                                               */
-    gr_tensor     aux; /**< by-product backward needs: attention [N, H] log-sum-exp, gka [N, H, K] solutions; or none */
+    int           n_row;        /**< rows of q, k, v, o per token, [N, n_row, heads, width] then; 0 means 1     */
+    int           window, sink; /**< attention: a query sees the last `window` tokens, itself included, and the first
+                                     `sink` of its document; window 0: all of them                       */
+    float     scale;            /**< multiplies q k^T                                        */
+    int       iterations;       /**< gka: of its solver                                      */
+    float     ridge;            /**< gka: of its regression, as a share of |H|               */
+    gr_tensor q, k, v; /**< [N, H, K], [N, G, K], [N, G, V]. Attention decodes when there is one query, and k and
+                            v have another number of rows: a cache, of which the query sees everything */
+    gr_tensor gate[GR_MIXER_GATES]; /**< [N, H] each, as the type declares                       */
+    gr_tensor o;                    /**< [N, H, V]                                               */
+    gr_tensor aux; /**< by-product backward needs: attention [N, H] log-sum-exp, gka [N, H, K] solutions; or none */
+    gr_tensor more[GR_CORE_MORE];   /**< further inputs, as the type declares                          */
     /** Before the first and after the last token; none = zero / unwanted. [0] is [H, K, V], others are [H, ..] as the
      * type declares. state_in enters the first document only. */
     gr_tensor state_in[GR_CORE_STATES], state_out[GR_CORE_STATES];
     gr_tensor d_o;        /**< gradient of o                                           */
     gr_tensor dq, dk, dv; /**< written (=), shaped as q, k, v                          */
     gr_tensor dgate[GR_MIXER_GATES];
+    gr_tensor dmore[GR_CORE_MORE];
     /** Gradient from the right (none = zero), to the left (none = unwanted). */
     gr_tensor dstate_out[GR_CORE_STATES], dstate_in[GR_CORE_STATES];
     gr_arena *scratch; /**< for the core's own buffers; it releases what it takes    */
@@ -98,6 +120,7 @@ typedef struct gr_mixer_core {
 typedef struct gr_mixer_ctx {
     const gr_ops        *op;
     const gr_mixer_core *core;
+    const gr_mixer_core *inner; /**< core of spec->inner, or NULL where no type of the model contains another  */
     const gr_mixer_spec *spec;
     const gr_seq        *seq;
     gr_tensor            rope_cs; /**< [N, D] table of this batch (kernels/backend.h)     */
@@ -122,11 +145,12 @@ typedef struct gr_mixer_cost {
 
 /** Definition of a type. */
 typedef struct gr_mixer_def {
-    const char *name;   /**< in configs and patterns: "gdn"                                      */
-    const char *symbol; /**< in hybrid-model-factory's pattern string: "GDN"                     */
-    const char *prefix; /**< of its tensors inside a layer: "gdn"                                */
-    const char *source; /**< paper and equations                                                 */
-    int         gain;   /**< a parameter that y is proportional to: alignment sets its scale     */
+    const char *name;    /**< in configs and patterns: "gdn"                                      */
+    const char *symbol;  /**< in hybrid-model-factory's pattern string: "GDN"                     */
+    const char *prefix;  /**< of its tensors inside a layer: "gdn"                                */
+    const char *source;  /**< paper and equations                                                 */
+    int         gain;    /**< a parameter that y is proportional to: alignment sets its scale     */
+    bool        attends; /**< it looks at keys itself: no recurrence, so not to be contained in bmojo      */
 
     /** Fill `p`, return how many. Pure. */
     int (*params)(const gr_mixer_spec *spec, gr_param_spec p[GR_MIXER_PARAMS]);

@@ -11,24 +11,26 @@ gr_mixer_spec gr_mixer_spec_of(const gr_model_spec *spec)
                            .head_dim = spec->head_dim,
                            .qk_norm = spec->qk_norm,
                            .norm_eps = (float)spec->norm_eps,
-                           .conv_width = spec->conv_width,
-                           .chunk = spec->chunk,
-                           .neg_eigval = spec->neg_eigval,
+                           .conv_width = (int)spec->mixer.conv_width,
+                           .chunk = (int)spec->mixer.chunk,
+                           .neg_eigval = spec->mixer.gdn_neg_eigval,
                            .init_std = (float)spec->init_std};
 }
 
 static gr_status add_matrix(gr_params *ps, const char *prefix, const char *name, int64_t out_dim, int64_t in_dim,
                             int block, int64_t *at)
 {
-    const gr_param_spec w = {name, 2, {out_dim, in_dim, 1}, GR_INIT_NORMAL, true};
+    gr_param_spec w = {"", 2, {out_dim, in_dim, 1}, GR_INIT_NORMAL, true};
 
+    snprintf(w.name, sizeof w.name, "%s", name);
     return gr_params_add(ps, &w, prefix, block, at);
 }
 
 static gr_status add_norm(gr_params *ps, const char *prefix, const char *name, int64_t n, int block, int64_t *at)
 {
-    const gr_param_spec w = {name, 1, {n, 1, 1}, GR_INIT_ONE, false};
+    gr_param_spec w = {"", 1, {n, 1, 1}, GR_INIT_ONE, false};
 
+    snprintf(w.name, sizeof w.name, "%s", name);
     return gr_params_add(ps, &w, prefix, block, at);
 }
 

@@ -180,7 +180,7 @@ gr_status gr_params_init(gr_params *ps, int64_t i, uint64_t seed, float std)
 {
     gr_status       st = GR_OK;
     const gr_param *p = &ps->p[i];
-    gr_param_spec   spec = {.name = p->name, .rank = p->rank, .init = p->init};
+    gr_param_spec   spec = {.rank = p->rank, .init = p->init};
     const int64_t   n = elements(p);
     float          *host = NULL;
 
