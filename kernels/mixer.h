@@ -47,10 +47,10 @@ typedef struct gr_mixer_spec {
     bool  gka_alpha;       /**< its alpha gate: query and solution are mixed; off: the solution alone */
     bool  gka_v_conv;      /**< its values pass the short convolution                                 */
     bool  gka_output_gate; /**< its output gate                                                       */
-    float init_std;   /**< of random projections (config.json initializer_range)             */
-    int   window;     /**< swa: tokens that a query sees, itself included; bmojo: the same, and as many faded ones   */
-    int   sink;       /**< swa: the first so many tokens of a document are always seen             */
-    bool  untied;     /**< bmojo: faded tokens have projections of their own                         */
+    float init_std;        /**< of random projections (config.json initializer_range)             */
+    int   window; /**< swa: tokens that a query sees, itself included; bmojo: the same, and as many faded ones   */
+    int   sink;   /**< swa: the first so many tokens of a document are always seen             */
+    bool  untied; /**< bmojo: faded tokens have projections of their own                         */
     /** bmojo: what its faded tokens come from; a recurrent type. Code here knows no type by name, so whoever reads
      * configurations (src/mixers) resolves the name, and gives the core of the backend in gr_mixer_ctx.inner. */
     const struct gr_mixer_def *inner;
@@ -95,7 +95,7 @@ typedef struct gr_core_args {
     gr_tensor gate[GR_MIXER_GATES]; /**< [N, H] each, as the type declares                       */
     gr_tensor o;                    /**< [N, H, V]                                               */
     gr_tensor aux; /**< by-product backward needs: attention [N, H] log-sum-exp, gka [N, H, K] solutions; or none */
-    gr_tensor more[GR_CORE_MORE];   /**< further inputs, as the type declares                          */
+    gr_tensor more[GR_CORE_MORE]; /**< further inputs, as the type declares                          */
     /** Before the first and after the last token; none = zero / unwanted. [0] is [H, K, V], others are [H, ..] as the
      * type declares. state_in enters the first document only. */
     gr_tensor state_in[GR_CORE_STATES], state_out[GR_CORE_STATES];

@@ -1,7 +1,7 @@
 /* Gated KalmaNet: its core on cpu, then the layer around it (the same on every backend).
  *
- * A head keeps, beside the values S [K, V], the normal matrix H [K, K] of its keys, both fading by e^g. A token does not
- * read S with its query but with the query's ridge regression on the keys seen so far:
+ * A head keeps, beside the values S [K, V], the normal matrix H [K, K] of its keys, both fading by e^g. A token does
+ * not read S with its query but with the query's ridge regression on the keys seen so far:
  *
  *     k <- (beta + 1e-6) k,  v <- (beta + 1e-6) v
  *     H_t = e^g H_{t-1} + k^T k          x_t = (H_t + ridge |H_t| I)^-1 q_t          q'_t = q_t + alpha (x_t - q_t)
@@ -33,17 +33,17 @@ static const double F_MIN = 1e-15;
 
 typedef struct room {
     gr_decay d;
-    float   *beta, *alpha;     /* [C] beta + 1e-6; alpha                                                */
-    float   *Kc, *KT, *Kw;     /* the chunk's k [C, K], its transpose, a row-scaled copy                 */
-    float   *KK, *P, *B;       /* [C, C] K K^T; decay with zeros above the diagonal; B_tj = k_j H_t k_j^T */
-    float   *hK, *h, *in;      /* K H_in [C, K]; [C] k_j H_in k_j^T; <H_in, H_t>                          */
-    float   *inv_F, *eta, *ee; /* [C] 1 / |H_t|; step of the iteration; eta e^G                          */
-    float   *Pe, *Z;           /* [C, C] eta . P; scratch                                                */
+    float   *beta, *alpha;      /* [C] beta + 1e-6; alpha                                                */
+    float   *Kc, *KT, *Kw;      /* the chunk's k [C, K], its transpose, a row-scaled copy                 */
+    float   *KK, *P, *B;        /* [C, C] K K^T; decay with zeros above the diagonal; B_tj = k_j H_t k_j^T */
+    float   *hK, *h, *in;       /* K H_in [C, K]; [C] k_j H_in k_j^T; <H_in, H_t>                          */
+    float   *inv_F, *eta, *ee;  /* [C] 1 / |H_t|; step of the iteration; eta e^G                          */
+    float   *Pe, *Z;            /* [C, C] eta . P; scratch                                                */
     float   *b, *X[2], *Xe, *M; /* [C, K] the iteration: eta . right side, two iterates, ee . X, H X      */
-    float   *H;                /* [K, K] the state; backward: one before each chunk                      */
+    float   *H;                 /* [K, K] the state; backward: one before each chunk                      */
     float   *x, *dqp, *dK, *dw; /* backward: x; dq'; dk; what k writes into the last state                */
-    float   *Zx, *Om, *c, *om; /* P . X K^T; Omega; [C] c; omega                                         */
-    float   *dH;               /* [K, K] gradient of the state                                           */
+    float   *Zx, *Om, *c, *om;  /* P . X K^T; Omega; [C] c; omega                                         */
+    float   *dH;                /* [K, K] gradient of the state                                           */
 } room;
 
 /* n_chunk > 0: for backward. Returns floats. */
@@ -71,7 +71,8 @@ static int64_t furnish(room *w, float *base, const gr_head *x, int64_t n_chunk)
     return r.used;
 }
 
-/* ---- a chunk ------------------------------------------------------------------------------------------------------ */
+/* ---- a chunk ------------------------------------------------------------------------------------------------------
+ */
 
 /* Gates, and the keys as they are written. */
 static void load_chunk(const gr_head *x, room *w, int64_t t, int n)
@@ -186,7 +187,8 @@ static const float *solve(const gr_head *x, room *w, int n, const float *H, cons
     return now;
 }
 
-/* ---- forward ------------------------------------------------------------------------------------------------------ */
+/* ---- forward ------------------------------------------------------------------------------------------------------
+ */
 
 static void solve_chunk(const gr_head *x, room *w, int64_t t, int n)
 {
@@ -217,7 +219,8 @@ static void ridge_forward(const gr_head *x, const gr_span *doc, float *base)
     if (doc->is_last && x->state_out[0]) gr_state_store(x->K, x->K, w.H, x->ldk, x->state_out[0]);
 }
 
-/* ---- backward, by implicit differentiation [3.5] ------------------------------------------------------------------ */
+/* ---- backward, by implicit differentiation [3.5] ------------------------------------------------------------------
+ */
 
 /* x, dq', and through q' = q + alpha (x - q): dalpha, and dq but for the part that comes through x. Leaves alpha dq' =
  * dx in w->M. */
@@ -253,11 +256,10 @@ static void query_gradient(const gr_head *x, const room *w, int64_t t, int n, co
     }
 }
 
-/* The gradient of H_t through the system is -(sym(y^T x) + c H_t), the second part because the ridge is a share of |H_t|.
- * Its share of dK and dG by the tokens of this chunk, H_t = e^G H_in + sum_j P_tj k_j^T k_j:
- *     dK = -[((K Y^T) . P^T) X + ((K X^T) . P^T) Y] - 2 [omega . (K H_in) + (KK . Omega) K]
- *     omega = P^T (c . e^G),   Omega = P^T diag(c) P
- * dG is summed exponent by exponent, so that nothing cancels where the decay is strong. */
+/* The gradient of H_t through the system is -(sym(y^T x) + c H_t), the second part because the ridge is a share of
+ * |H_t|. Its share of dK and dG by the tokens of this chunk, H_t = e^G H_in + sum_j P_tj k_j^T k_j: dK = -[((K Y^T) .
+ * P^T) X + ((K X^T) . P^T) Y] - 2 [omega . (K H_in) + (KK . Omega) K] omega = P^T (c . e^G),   Omega = P^T diag(c) P dG
+ * is summed exponent by exponent, so that nothing cancels where the decay is strong. */
 static void key_gradient(const gr_head *x, room *w, int n, const float *Y)
 {
     const int K = x->K, ldk = x->ldk, ldc = x->ldc;
@@ -342,8 +344,7 @@ static void ridge_chunk_back(const gr_head *x, room *w, int64_t t, int n, const 
     key_gradient(x, w, n, Y);
     state_gradient(x, w, t, n, H, Y);
     for (int i = 0; i < n; i++) /* k came in without beta */
-        x->dgate[G_BETA][(t + i) * x->n_head] =
-            gr_dot(x->K, x->k + (t + i) * x->k_row, w->dK + (int64_t)i * x->ldk);
+        x->dgate[G_BETA][(t + i) * x->n_head] = gr_dot(x->K, x->k + (t + i) * x->k_row, w->dK + (int64_t)i * x->ldk);
     gr_scale_rows(n, x->K, 1, w->beta, w->dK, x->ldk, x->dk + t * x->dk_row, x->dk_row);
 }
 
@@ -381,7 +382,8 @@ static void ridge_backward(const gr_head *x, const gr_span *doc, float *base)
     if (doc->is_first && x->dstate_in[0]) gr_state_store(x->K, x->K, w.dH, x->ldk, x->dstate_in[0]);
 }
 
-/* ---- one token ---------------------------------------------------------------------------------------------------- */
+/* ---- one token ----------------------------------------------------------------------------------------------------
+ */
 
 /* The iteration of solve() on one row, H [K, K] being the state after the token. */
 static const float *solve_token(const gr_head *x, const float *H, float *b, float *now, float *before, float *M)
@@ -441,12 +443,13 @@ static int64_t ridge_room(const gr_head *x, int64_t n_chunk)
 static const gr_recurrence ridge = {
     .room = ridge_room, .token = ridge_token, .forward = ridge_forward, .backward = ridge_backward};
 
-/* ==== the core: one after the other ================================================================================= */
+/* ==== the core: one after the other =================================================================================
+ */
 
 /* Buffers of a call, gradients only for backward. */
 typedef struct parts {
-    gr_tensor qp, strength;                /* q' [N, H, K]; (beta + 1e-6)^2 [N, H] */
-    gr_tensor dqp, dstrength, dk, dg;      /* of the read-out but dk, dg: of the regression */
+    gr_tensor qp, strength;           /* q' [N, H, K]; (beta + 1e-6)^2 [N, H] */
+    gr_tensor dqp, dstrength, dk, dg; /* of the read-out but dk, dg: of the regression */
 } parts;
 
 static parts take_parts(const gr_core_args *a, bool backward)
@@ -562,7 +565,8 @@ static void core_backward(const gr_core_args *a, gr_stream *stream)
 }
 
 const gr_mixer_core gr_gka_cpu = {
-    .tol = 2e-5, /* fp32 against fp64, with the same number of iterations */
+    .tol = 4e-5, /* fp32 against fp64 with the same number of iterations; measured 2e-5: the rounding of a product,
+                    times a condition number of up to 51 (docs/math.md 3.3). The error of 30 iterations is 3e-4 */
     .forward = core_forward,
     .backward = core_backward,
 };

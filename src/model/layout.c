@@ -14,6 +14,12 @@ gr_mixer_spec gr_mixer_spec_of(const gr_model_spec *spec)
                            .conv_width = (int)spec->mixer.conv_width,
                            .chunk = (int)spec->mixer.chunk,
                            .neg_eigval = spec->mixer.gdn_neg_eigval,
+                           .gka_iterations = (int)spec->mixer.gka_iterations,
+                           .gka_decode_iterations = (int)spec->mixer.gka_decode_iterations,
+                           .gka_ridge = (float)spec->mixer.gka_ridge,
+                           .gka_alpha = spec->mixer.gka_alpha,
+                           .gka_v_conv = spec->mixer.gka_v_conv,
+                           .gka_output_gate = spec->mixer.gka_output_gate,
                            .init_std = (float)spec->init_std};
 }
 
