@@ -942,8 +942,8 @@ static gr_mixer_cost cost(const gr_mixer_spec *s, int64_t context)
     const double gates = 2 + s->gka_alpha, out = s->gka_output_gate ? 3 : 2, conv = s->gka_v_conv ? 2 : 1;
     const double proj = 2 * hid * (out * H * D + 2 * G * D + gates * H);
     const double solve = I * (4 * C * D + 2 * D * D);
-    const double fwd = H * (solve + 6 * C * D + 8 * D * D), replay = H * 4 * D * D;
-    const double bwd = H * (solve + 24 * C * D + 24 * D * D) + replay;
+    const double fwd = H * (solve + 6 * C * D + 2 * C * C + 8 * D * D), replay = H * 4 * D * D;
+    const double bwd = H * (solve + 22 * C * D + 4 * C * C + 22 * D * D) + replay;
 
     return (gr_mixer_cost){
         .forward = proj + fwd,
