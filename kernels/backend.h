@@ -116,7 +116,7 @@ typedef struct gr_ops {
 
     /** h = silu(g) u. */
     void (*swiglu)(gr_tensor h, gr_tensor g, gr_tensor u, gr_stream *s);
-    /** dg, du = ; may be g, u themselves. */
+    /** dg, du = ; may be g, u themselves, or dh. */
     void (*swiglu_back)(gr_tensor dg, gr_tensor du, gr_tensor dh, gr_tensor g, gr_tensor u, gr_stream *s);
 
     /* ---- what recurrent mixers share ---- */

@@ -37,17 +37,18 @@ enum { GR_INNER_PARAMS = 24, GR_INNER_TAPE = 24, GR_INNER_STATES = 8 };
 /** The layer a mixer is built for. Attention and what replaces it get the same. */
 typedef struct gr_mixer_spec {
     int   hidden, n_head, n_kv_head, head_dim;
-    bool  qk_norm;    /**< attention normalises q and k per head (Qwen3)                     */
-    float norm_eps;   /**< of the model's norms                                              */
-    int   conv_width; /**< taps of the short convolution; 4 in every published checkpoint    */
-    int   chunk;      /**< tokens per chunk of a recurrence                                  */
-    bool  neg_eigval; /**< write strength in (0, 2) instead of (0, 1)                        */
-    int   gka_iterations, gka_decode_iterations; /**< of its solver: over sequences; token by token  */
-    float gka_ridge;                             /**< of its regression, as a share of |H|           */
-    bool  gka_alpha;       /**< its alpha gate: query and solution are mixed; off: the solution alone */
-    bool  gka_v_conv;      /**< its values pass the short convolution                                 */
-    bool  gka_output_gate; /**< its output gate                                                       */
-    float init_std;        /**< of random projections (config.json initializer_range)             */
+    bool  qk_norm;     /**< attention normalises q and k per head (Qwen3)                     */
+    float norm_eps;    /**< of the model's norms                                              */
+    int   conv_width;  /**< taps of the short convolution; 4 in every published checkpoint    */
+    int   chunk;       /**< tokens per chunk of a recurrence                                  */
+    bool  neg_eigval;  /**< write strength in (0, 2) instead of (0, 1)                        */
+    float init_std;    /**< of random projections (config.json initializer_range)             */
+    bool mamba2_llama; /**< mamba2: starts as Mamba-in-the-Llama has it: gate not from attention, no norms of B and C */
+    int  gka_iterations, gka_decode_iterations; /**< gka: of its solver, over sequences; token by token */
+    float gka_ridge;       /**< gka: ridge of its regression, as a share of |H|                    */
+    bool  gka_alpha;       /**< gka: a gate mixes query and solution; off: the solution alone      */
+    bool  gka_v_conv;      /**< gka: values pass the short convolution                             */
+    bool  gka_output_gate; /**< gka: its output gate                                               */
     int   window; /**< swa: tokens that a query sees, itself included; bmojo: the same, and as many faded ones   */
     int   sink;   /**< swa: the first so many tokens of a document are always seen             */
     bool  untied; /**< bmojo: faded tokens have projections of their own                         */
@@ -61,8 +62,8 @@ typedef enum gr_init {
     GR_INIT_ONE,
     GR_INIT_NORMAL, /**< N(0, init_std)                                */
     GR_INIT_DELTA,  /**< identity convolution: the last tap is 1       */
-    GR_INIT_A_LOG,  /**< log U(0, 16), bounded away from 0             */
-    GR_INIT_DT_BIAS /**< inverse softplus of log-uniform [1e-3, 0.1]   */
+    GR_INIT_A_LOG,  /**< log of uniform A: options a_min, a_max        */
+    GR_INIT_DT_BIAS /**< inverse softplus of log-uniform dt: dt_min, dt_max */
 } gr_init;
 
 /** A parameter of a layer. Its full name is model.layers.<i>.<prefix>.<name>. */

@@ -632,27 +632,13 @@ static void from_attention(const gr_mixer_spec *s, float *const *w, const float 
 {
     enum { ATTN_Q, ATTN_K, ATTN_V, ATTN_O };
     const int64_t hid = s->hidden, HD = (int64_t)s->n_head * s->head_dim, GD = (int64_t)s->n_kv_head * s->head_dim;
-    const int64_t rep = HD / GD;
     const int     g = places(s).w_g;
 
     memcpy(w[W_Q], attn[ATTN_Q], (size_t)(HD * hid) * sizeof(float));
     memcpy(w[W_K], attn[ATTN_K], (size_t)(GD * hid) * sizeof(float));
     memcpy(w[W_V], attn[ATTN_V], (size_t)(GD * hid) * sizeof(float));
     memcpy(w[W_O], attn[ATTN_O], (size_t)(hid * HD) * sizeof(float));
-    for (int64_t i = 0; i < HD && g >= 0; i++)
-        for (int64_t j = 0; j < hid; j++)
-            w[g][i * hid + j] = 0.5f * (attn[ATTN_O][j * HD + i] + attn[ATTN_V][i / rep * hid + j]);
-}
-
-/* [channels, 1, W] as the convolution wants it. */
-static gr_tensor taps(gr_tensor w)
-{
-    return w.data ? gr_as2(w, w.dim[0], w.dim[1] * w.dim[2]) : gr_none();
-}
-
-static gr_tensor take_heads(gr_arena *a, const gr_mixer_ctx *c, int64_t N, int n_head)
-{
-    return gr_take3(a, GR_F32, N, n_head, c->spec->head_dim);
+    if (g >= 0) gr_gate_from_attention(s, w[g], attn[ATTN_O], attn[ATTN_V]);
 }
 
 /* ---- forward ----------------------------------------------------------------------------------------------------- */
@@ -666,8 +652,8 @@ typedef struct inputs {
 static inputs take_inputs(const gr_mixer_ctx *c, int64_t N)
 {
     const int    H = c->spec->n_head, G = c->spec->n_kv_head;
-    const inputs in = {take_heads(c->scratch, c, N, H), take_heads(c->scratch, c, N, G),
-                       take_heads(c->scratch, c, N, G), gr_take1(c->scratch, GR_F32, N * H),
+    const inputs in = {gr_take_heads(c->scratch, c->spec, N, H), gr_take_heads(c->scratch, c->spec, N, G),
+                       gr_take_heads(c->scratch, c->spec, N, G), gr_take1(c->scratch, GR_F32, N * H),
                        gr_take1(c->scratch, GR_F32, N * G)};
     return in;
 }
@@ -677,15 +663,15 @@ static void take_tape(gr_arena *a, const gr_mixer_ctx *c, int64_t N, gr_tensor *
     const gr_mixer_spec *s = c->spec;
     const int            H = s->n_head, G = s->n_kv_head;
 
-    t[T_Q] = take_heads(a, c, N, H);
-    t[T_K] = take_heads(a, c, N, G);
-    t[T_V] = take_heads(a, c, N, G);
+    t[T_Q] = gr_take_heads(a, c->spec, N, H);
+    t[T_K] = gr_take_heads(a, c->spec, N, G);
+    t[T_V] = gr_take_heads(a, c->spec, N, G);
     t[T_A] = gr_take2(a, GR_F32, N, H);
     t[T_DECAY] = gr_take2(a, GR_F32, N, H);
     t[T_BETA] = gr_take2(a, GR_F32, N, H);
     t[T_ALPHA] = s->gka_alpha ? gr_take2(a, GR_F32, N, H) : gr_none();
-    t[T_Z] = s->gka_output_gate ? take_heads(a, c, N, H) : gr_none();
-    t[T_O] = take_heads(a, c, N, H);
+    t[T_Z] = s->gka_output_gate ? gr_take_heads(a, c->spec, N, H) : gr_none();
+    t[T_O] = gr_take_heads(a, c->spec, N, H);
     t[T_X] = gr_none();
 }
 
@@ -718,12 +704,12 @@ static void core_inputs(const gr_mixer_ctx *c, inputs *in, const gr_tensor *t, c
 {
     const optional o = places(c->spec);
 
-    c->op->conv(gr_token_rows(in->q), gr_token_rows(t[T_Q]), taps(c->w[CONV_Q]), gr_none(),
+    c->op->conv(gr_token_rows(in->q), gr_token_rows(t[T_Q]), gr_taps(c->w[CONV_Q]), gr_none(),
                 history ? history[HIST_Q] : gr_none(), seq, c->stream);
-    c->op->conv(gr_token_rows(in->k), gr_token_rows(t[T_K]), taps(c->w[CONV_K]), gr_none(),
+    c->op->conv(gr_token_rows(in->k), gr_token_rows(t[T_K]), gr_taps(c->w[CONV_K]), gr_none(),
                 history ? history[HIST_K] : gr_none(), seq, c->stream);
     if (c->spec->gka_v_conv)
-        c->op->conv(gr_token_rows(in->v), gr_token_rows(t[T_V]), taps(c->w[o.conv_v]), gr_none(),
+        c->op->conv(gr_token_rows(in->v), gr_token_rows(t[T_V]), gr_taps(c->w[o.conv_v]), gr_none(),
                     history ? history[HIST_V] : gr_none(), seq, c->stream);
     else
         in->v = t[T_V];
@@ -772,7 +758,7 @@ static void forward(const gr_mixer_ctx *c, gr_tensor y, gr_tensor x, gr_tape *ta
     inputs        in;
 
     take_tape(tape ? c->keep : c->scratch, c, N, t->t);
-    if (tape) t->t[T_X] = take_heads(c->keep, c, N, c->spec->n_head);
+    if (tape) t->t[T_X] = gr_take_heads(c->keep, c->spec, N, c->spec->n_head);
     in = take_inputs(c, N);
     rstd = gr_take1(c->scratch, GR_F32, N * c->spec->n_head);
     if (!gr_out_of_memory(c)) {
@@ -814,8 +800,9 @@ static void core_inputs_back(const gr_mixer_ctx *c, gr_tensor raw[3], const inpu
     c->op->unit_norm_back(gr_head_rows(d->k), gr_head_rows(d->k), gr_head_rows(in->k), in->k_inv, c->stream);
     for (int i = 0; i < 3; i++)
         if (conv[i] >= 0)
-            c->op->conv_back(gr_token_rows(raw[i]), taps(c->dw[conv[i]]), gr_none(), gr_none(), gr_token_rows(dy[i]),
-                             gr_token_rows(t[T_Q + i]), taps(c->w[conv[i]]), gr_none(), gr_none(), c->seq, c->stream);
+            c->op->conv_back(gr_token_rows(raw[i]), gr_taps(c->dw[conv[i]]), gr_none(), gr_none(), gr_token_rows(dy[i]),
+                             gr_token_rows(t[T_Q + i]), gr_taps(c->w[conv[i]]), gr_none(), gr_none(), c->seq,
+                             c->stream);
         else
             raw[i] = dy[i];
 }
@@ -836,9 +823,10 @@ static void backward(const gr_mixer_ctx *c, gr_tensor dx, gr_tensor dy, gr_tenso
     const optional   o = places(c->spec);
     const inputs     d = take_inputs(c, N);
     inputs           in = take_inputs(c, N);
-    const gr_tensor  rstd = gr_take1(c->scratch, GR_F32, N * H), h = take_heads(c->scratch, c, N, c->spec->n_head);
-    const gr_tensor  d_o = take_heads(c->scratch, c, N, c->spec->n_head),
-                    dz = take_heads(c->scratch, c, N, c->spec->n_head);
+    const gr_tensor  rstd = gr_take1(c->scratch, GR_F32, N * H),
+                    h = gr_take_heads(c->scratch, c->spec, N, c->spec->n_head);
+    const gr_tensor d_o = gr_take_heads(c->scratch, c->spec, N, c->spec->n_head),
+                    dz = gr_take_heads(c->scratch, c->spec, N, c->spec->n_head);
     const gr_tensor dg = gr_take2(c->scratch, GR_F32, N, H), dbeta = gr_take2(c->scratch, GR_F32, N, H),
                     dalpha = gr_take2(c->scratch, GR_F32, N, H);
 
@@ -886,17 +874,6 @@ static int state_shape(const gr_mixer_spec *s, int64_t capacity, gr_mixer_state 
     return s->gka_v_conv ? HIST_V + 1 : HIST_V;
 }
 
-/* Forget the oldest row, append x. */
-static void remember(const gr_mixer_ctx *c, gr_tensor history, gr_tensor x)
-{
-    const int64_t  n = history.dim[0];
-    const uint64_t bytes = (uint64_t)gr_row(history) * sizeof(float);
-
-    for (int64_t i = 0; i < n; i++)
-        c->op->copy(gr_rows(history, i, 1).data, i + 1 < n ? gr_rows(history, i + 1, 1).data : x.data, bytes, GR_WITHIN,
-                    c->stream);
-}
-
 /* S (0) or H (1) of the state. */
 static gr_tensor half(gr_tensor state, int which)
 {
@@ -921,9 +898,9 @@ static void step(const gr_mixer_ctx *c, gr_tensor y, gr_tensor x, gr_mixer_state
 
         projections(c, t, x);
         core_inputs(c, &in, t, &one, short_memory ? state->t : NULL);
-        remember(c, state->t[HIST_Q], t[T_Q]);
-        remember(c, state->t[HIST_K], t[T_K]);
-        if (c->spec->gka_v_conv) remember(c, state->t[HIST_V], t[T_V]);
+        gr_remember(c, state->t[HIST_Q], t[T_Q]);
+        gr_remember(c, state->t[HIST_K], t[T_K]);
+        if (c->spec->gka_v_conv) gr_remember(c, state->t[HIST_V], t[T_V]);
         a = core_args(c, &in, t, &one);
         a.iterations = c->spec->gka_decode_iterations;
         for (int i = 0; i < 2; i++) a.state_in[i] = a.state_out[i] = half(state->t[STATE], i);

@@ -2,6 +2,7 @@
 #include "model/model.h"
 #include "util/mem.h"
 #include <stdio.h>
+#include <string.h>
 
 gr_mixer_spec gr_mixer_spec_of(const gr_model_spec *spec)
 {
@@ -14,6 +15,7 @@ gr_mixer_spec gr_mixer_spec_of(const gr_model_spec *spec)
                            .conv_width = (int)spec->mixer.conv_width,
                            .chunk = (int)spec->mixer.chunk,
                            .neg_eigval = spec->mixer.gdn_neg_eigval,
+                           .mamba2_llama = !strcmp(spec->mixer.mamba2_init, "mamba_in_the_llama"),
                            .gka_iterations = (int)spec->mixer.gka_iterations,
                            .gka_decode_iterations = (int)spec->mixer.gka_decode_iterations,
                            .gka_ridge = (float)spec->mixer.gka_ridge,
@@ -21,6 +23,15 @@ gr_mixer_spec gr_mixer_spec_of(const gr_model_spec *spec)
                            .gka_v_conv = spec->mixer.gka_v_conv,
                            .gka_output_gate = spec->mixer.gka_output_gate,
                            .init_std = (float)spec->init_std};
+}
+
+gr_init_law gr_init_law_of(const gr_model_spec *spec)
+{
+    return (gr_init_law){.std = spec->init_std,
+                         .a_min = spec->mixer.a_min,
+                         .a_max = spec->mixer.a_max,
+                         .dt_min = spec->mixer.dt_min,
+                         .dt_max = spec->mixer.dt_max};
 }
 
 static gr_status add_matrix(gr_params *ps, const char *prefix, const char *name, int64_t out_dim, int64_t in_dim,
