@@ -1,3 +1,4 @@
+#include "model/factory.h"
 #include "model/import.h"
 #include "model/model.h"
 #include "store/json_seal.h"
@@ -21,6 +22,7 @@ static gr_status hybrid_config(json_t *o, const gr_model_spec *spec, const gr_mi
     char      pattern[4096] = "", type[64], arch[64];
     size_t    at = 0;
     bool      any = false;
+    json_t   *options = NULL;
 
     for (int i = 0; i < spec->n_layer; i++) {
         at += (size_t)snprintf(pattern + at, sizeof pattern - at, "%s%s", i ? "-" : "", mixer[i]->def->symbol);
@@ -28,9 +30,8 @@ static gr_status hybrid_config(json_t *o, const gr_model_spec *spec, const gr_mi
         if (mixer[i] == gr_mixer_attention()) continue;
         any = true;
         snprintf(type, sizeof type, "%s_config", mixer[i]->def->name);
-        json_object_set_new(o, type,
-                            json_pack("{s:I, s:b}", "conv_size", (json_int_t)spec->mixer.conv_width, "allow_neg_eigval",
-                                      (int)spec->mixer.gdn_neg_eigval));
+        GR_TRY(gr_factory_config(&spec->mixer, mixer[i]->def->name, &options));
+        json_object_set_new(o, type, options);
     }
     json_object_del(o, "graft");
     if (!any) goto out;

@@ -1,4 +1,5 @@
 /* A HuggingFace directory: what graft-export wrote, or the source of an import. [rank 0] */
+#include "model/factory.h"
 #include "model/import.h"
 #include "model/model.h"
 #include "util/mem.h"
@@ -35,9 +36,9 @@ static gr_status read_pattern(const char *path, const json_t *config, const gr_m
         p += *p == '-';
         snprintf(member, sizeof member, "%s_config", mixer[i]->def->name);
         o = json_object_get(config, member);
-        if (o && !*options)
-            *options = json_pack("{s:O, s:O}", "conv_width", json_object_get(o, "conv_size"), "gdn_neg_eigval",
-                                 json_object_get(o, "allow_neg_eigval"));
+        if (!o) continue;
+        if (!*options) *options = json_object();
+        GR_TRY(gr_factory_options(o, mixer[i]->def->name, *options));
     }
     GR_CHECK(!*p, GR_ERR_INPUT, "%s: hybrid_override_pattern is longer than %d layers", path, n_layer);
 out:
