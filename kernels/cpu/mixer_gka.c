@@ -931,12 +931,23 @@ static gr_mixer_cost cost(const gr_mixer_spec *s, int64_t context)
     };
 }
 
+static const gr_foreign_option foreign[] = {
+    {.ours = "conv_width", .theirs = "conv_size"},
+    {.ours = "gka_iterations", .theirs = "num_iter"},
+    {.ours = "gka_ridge", .theirs = "ridge_strength"},
+    {.ours = "gka_alpha", .theirs = "use_alpha_connection"},
+    {.ours = "gka_v_conv", .theirs = "use_v_conv"},
+    {.ours = "gka_output_gate", .theirs = "use_gate"},
+    {0},
+};
+
 const gr_mixer_def gr_gka_def = {
     .name = "gka",
     .symbol = "GKA",
     .prefix = "gka",
     .source = "Peng et al. 2025, arXiv:2511.21016; hybrid-model-factory's GatedKalmaNet; docs/math.md 3",
     .gain = O_NORM,
+    .foreign = foreign,
     .params = params,
     .from_attention = from_attention,
     .forward = forward,

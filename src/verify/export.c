@@ -1,5 +1,4 @@
 /* A HuggingFace directory: what graft-export wrote, or the source of an import. [rank 0] */
-#include "model/factory.h"
 #include "model/import.h"
 #include "model/model.h"
 #include "util/mem.h"
@@ -15,6 +14,19 @@ static bool is_hybrid(const json_t *config)
     const char *type = json_string_value(json_object_get(config, "model_type"));
 
     return type && !strncmp(type, "hybrid_", strlen("hybrid_"));
+}
+
+/* What export made of a type's options, undone. `o` is its TYPE_config. */
+static void read_type_config(const gr_mixer_def *def, const json_t *o, json_t *options)
+{
+    for (const gr_foreign_option *f = def->foreign; f && f->ours; f++) {
+        json_t *v = json_object_get(o, f->theirs);
+
+        if (f->name[0])
+            json_object_set_new(options, f->ours, json_string(f->name[json_is_true(v)]));
+        else
+            json_object_set(options, f->ours, v);
+    }
 }
 
 /* "*-GDN-*-GDN" to mixers; *options becomes the "graft" member of the hybrid's own config.json. */
@@ -36,9 +48,8 @@ static gr_status read_pattern(const char *path, const json_t *config, const gr_m
         p += *p == '-';
         snprintf(member, sizeof member, "%s_config", mixer[i]->def->name);
         o = json_object_get(config, member);
-        if (!o) continue;
-        if (!*options) *options = json_object();
-        GR_TRY(gr_factory_options(o, mixer[i]->def->name, *options));
+        if (o && !*options) *options = json_object();
+        if (o) read_type_config(mixer[i]->def, o, *options);
     }
     GR_CHECK(!*p, GR_ERR_INPUT, "%s: hybrid_override_pattern is longer than %d layers", path, n_layer);
 out:
