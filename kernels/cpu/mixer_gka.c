@@ -920,7 +920,7 @@ static gr_mixer_cost cost(const gr_mixer_spec *s, int64_t context)
     const double proj = 2 * hid * (out * H * D + 2 * G * D + gates * H);
     const double solve = I * (4 * C * D + 2 * D * D);
     const double fwd = H * (solve + 6 * C * D + 2 * C * C + 8 * D * D), replay = H * 4 * D * D;
-    const double bwd = H * (solve + 22 * C * D + 4 * C * C + 22 * D * D) + replay;
+    const double bwd = H * (solve + 22 * C * D + 4 * C * C + 20 * D * D) + replay;
 
     return (gr_mixer_cost){
         .forward = proj + fwd,
