@@ -44,12 +44,17 @@ typedef struct gr_mixer_spec {
     bool  neg_eigval;  /**< write strength in (0, 2) instead of (0, 1)                        */
     float init_std;    /**< of random projections (config.json initializer_range)             */
     bool mamba2_llama; /**< mamba2: starts as Mamba-in-the-Llama has it: gate not from attention, no norms of B and C */
+    int  gka_iterations, gka_decode_iterations; /**< gka: of its solver, over sequences; token by token */
+    float gka_ridge;       /**< gka: ridge of its regression, as a share of |H|                    */
+    bool  gka_alpha;       /**< gka: a gate mixes query and solution; off: the solution alone      */
+    bool  gka_v_conv;      /**< gka: values pass the short convolution                             */
+    bool  gka_output_gate; /**< gka: its output gate                                               */
     int   mimo_rank;  /**< mamba3: rows of q, k, v and o per token (MIMO); 0 and 1: one (SISO)       */
     float rope_fraction; /**< mamba3: part of the state's channels that turn, in [0, 1]               */
     bool  outproj_norm;  /**< mamba3: RMSNorm of each head before the gate                            */
-    int  window;       /**< swa: tokens that a query sees, itself included; bmojo: the same, and as many faded ones   */
-    int  sink;         /**< swa: the first so many tokens of a document are always seen             */
-    bool untied;       /**< bmojo: faded tokens have projections of their own                         */
+    int   window; /**< swa: tokens that a query sees, itself included; bmojo: the same, and as many faded ones   */
+    int   sink;   /**< swa: the first so many tokens of a document are always seen             */
+    bool  untied; /**< bmojo: faded tokens have projections of their own                         */
     /** bmojo: what its faded tokens come from; a recurrent type. Code here knows no type by name, so whoever reads
      * configurations (src/mixers) resolves the name, and gives the core of the backend in gr_mixer_ctx.inner. */
     const struct gr_mixer_def *inner;
@@ -88,12 +93,14 @@ typedef struct gr_core_args {
     int           window, sink; /**< attention: a query sees the last `window` tokens, itself included, and the first
                                      `sink` of its document; window 0: all of them                       */
     float     scale;            /**< multiplies q k^T                                        */
+    int       iterations;       /**< gka: of its solver                                      */
+    float     ridge;            /**< gka: of its regression, as a share of |H|               */
     gr_tensor q, k, v; /**< [N, H, K], [N, G, K], [N, G, V]. Attention decodes when there is one query, and k and
                             v have another number of rows: a cache, of which the query sees everything */
     gr_tensor gate[GR_MIXER_GATES]; /**< [N, H] each, as the type declares                       */
     gr_tensor o;                    /**< [N, H, V]                                               */
-    gr_tensor aux;                  /**< [N, H] by-product backward needs (attention: log-sum-exp) or none */
-    gr_tensor more[GR_CORE_MORE];   /**< further inputs, as the type declares                          */
+    gr_tensor aux; /**< by-product backward needs: attention [N, H] log-sum-exp, gka [N, H, K] solutions; or none */
+    gr_tensor more[GR_CORE_MORE]; /**< further inputs, as the type declares                          */
     /** Before the first and after the last token; none = zero / unwanted. [0] is [H, K, V], others are [H, ..] as the
      * type declares. state_in enters the first document only. */
     gr_tensor state_in[GR_CORE_STATES], state_out[GR_CORE_STATES];

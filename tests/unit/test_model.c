@@ -123,6 +123,7 @@ int main(void)
 {
     static const char *const hybrid[] = {
         "(gdn,attn)",
+        "(gka,attn)",
         "(mamba2,attn)",
         "(mamba3,attn)",
     };
