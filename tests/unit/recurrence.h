@@ -36,7 +36,7 @@ typedef struct rec_type {
     void (*oracle)(const rec_problem *p, int h, const double *x, double *y, const double *w, double *dx);
 
     /** Where parts REC_GATE and following, up to the states, go in the core's arguments, and (dx not NULL) their
-     * gradients; NULL: gates. Anything else the core wants. */
+     * gradients; NULL: gates. */
     void (*args)(const rec_problem *p, gr_core_args *a, float *x, float *dx);
     bool one_row; /**< o has one row per token, whatever R is                                            */
 } rec_type;

@@ -31,7 +31,13 @@ static void args(const rec_problem *p, gr_core_args *a, float *x, float *dx)
 
         if (part >= 0) (dx ? a->dmore : a->more)[i] = rec_view(p, dx ? dx : x, part);
     }
-    if (!dx) a->aux = gr_view3(take(p->N * rec_dim(p, 'R') * p->H * p->V, 4), GR_F32, p->N * rec_dim(p, 'R'), p->H, p->V);
+}
+
+static void complete(const rec_problem *p, gr_core_args *a)
+{
+    const int64_t rows = p->N * rec_dim(p, 'R');
+
+    a->aux = gr_view3(take(rows * p->H * p->V, 4), GR_F32, rows, p->H, p->V);
 }
 
 /* g_min scales the rates of decay, b_max the step sizes. */
@@ -404,16 +410,18 @@ static void oracle(const rec_problem *p, int h, const double *x, double *y, cons
     }
 
 static const rec_type siso = {
-    .core = &gr_mamba3_cpu, .part = {INPUTS, STATES}, .draw = draw, .oracle = oracle, .args = args, .one_row = true};
+    .core = &gr_mamba3_cpu, .part = {INPUTS, STATES}, .draw = draw, .complete = complete, .oracle = oracle, .args = args, .one_row = true};
 static const rec_type normed = {.core = &gr_mamba3_cpu,
                                 .part = {INPUTS, {"norm", "PHV"}, STATES},
                                 .draw = draw,
+                                .complete = complete,
                                 .oracle = oracle,
                                 .args = args,
                                 .one_row = true};
 static const rec_type mimo = {.core = &gr_mamba3_cpu,
                               .part = {INPUTS, {"mimo_x", "PHRV"}, {"mimo_z", "PHRV"}, {"mimo_o", "PHRV"}, STATES},
                               .draw = draw,
+                              .complete = complete,
                               .oracle = oracle,
                               .args = args,
                               .one_row = true};
@@ -421,6 +429,7 @@ static const rec_type mimo_normed = {
     .core = &gr_mamba3_cpu,
     .part = {INPUTS, {"mimo_x", "PHRV"}, {"mimo_z", "PHRV"}, {"mimo_o", "PHRV"}, {"norm", "PHV"}, STATES},
     .draw = draw,
+    .complete = complete,
     .oracle = oracle,
     .args = args,
     .one_row = true};
