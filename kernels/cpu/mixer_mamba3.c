@@ -4,8 +4,9 @@
  * writes twice into it, once with its predecessor's key and value and once with its own: the trapezoidal rule. Keys and
  * queries are turned by a phase that grows by an angle of each token's own:
  *
- *     S_t = a_t S_{t-1} + (1 - tau_t) Delta_t a_t k^_{t-1}^T v_{t-1} + tau_t Delta_t k^_t^T v_t      k^_t = R(phi_t) k_t
- *     o_t = q^_t S_t + D v_t                                                                         q^_t = R(phi_t) q_t
+ *     S_t = a_t S_{t-1} + (1 - tau_t) Delta_t a_t k^_{t-1}^T v_{t-1} + tau_t Delta_t k^_t^T v_t      k^_t = R(phi_t)
+ * k_t o_t = q^_t S_t + D v_t                                                                         q^_t = R(phi_t)
+ * q_t
  *
  * with R rows of q, k, v and o per token (MIMO), or one (SISO): docs/math.md 4.
  *
@@ -30,10 +31,10 @@
 #include <omp.h>
 #include <string.h>
 
-/* What the core gets in `more`; gradients of the first two are written, those of parameters added. Its q, k, v are C and
- * B after their norms and x: [N R, H, K], [N R, G, K], [N, G, P]; o [N, H, P] is what the output projection reads; aux
- * [N R, H, P] is what the recurrence returned, before gate and norm. States: S [H, K, P]; and of the last token k, not
- * turned, [H, R, K], and v [H, R, P]. */
+/* What the core gets in `more`; gradients of the first two are written, those of parameters added. Its q, k, v are C
+ * and B after their norms and x: [N R, H, K], [N R, G, K], [N, G, P]; o [N, H, P] is what the output projection reads;
+ * aux [N R, H, P] is what the recurrence returned, before gate and norm. States: S [H, K, P]; and of the last token k,
+ * not turned, [H, R, K], and v [H, R, P]. */
 enum {
     LOGITS, /* [N, 3 H + A] step size, decay, tau, angles: as projected                           */
     Z,      /* [N, H, P] output gate                                                              */
@@ -62,9 +63,9 @@ typedef struct head {
     bool          interleaved;   /* pairs (2i, 2i + 1), else (i, i + K / 2)                          */
     int64_t       q_row, k_row, v_row, o_row, logit_row, angle_row;
     int           sum[N_SUM + 1]; /* where a part begins                                             */
-    const double *rate;         /* [N, A] pi tanh(angle)                                            */
+    const double *rate;           /* [N, A] pi tanh(angle)                                            */
     const float  *q, *k, *v, *z, *dt, *decay, *trap, *d_y; /* of this head, at token 0               */
-    const float  *b_bias, *c_bias, *mx, *mz, *mo, *gain; /* ones where the parameter is absent        */
+    const float  *b_bias, *c_bias, *mx, *mz, *mo, *gain;   /* ones where the parameter is absent        */
     bool          norm;
     double        dt_bias;
     float         skip;
@@ -441,8 +442,8 @@ static void load_queries(const head *x, room *w, int64_t t, int n)
         const int64_t at = (int64_t)(i / x->R) * x->A;
 
         fetch(x->q + (t * x->R + i) * x->q_row, x->q_row, x->K);
-        turn_in(x, w->q + (int64_t)i * x->ldk, x->q + (t * x->R + i) * x->q_row,
-                x->c_bias + (int64_t)(i % x->R) * x->K, w->cos + at, w->sin + at);
+        turn_in(x, w->q + (int64_t)i * x->ldk, x->q + (t * x->R + i) * x->q_row, x->c_bias + (int64_t)(i % x->R) * x->K,
+                w->cos + at, w->sin + at);
     }
 }
 
@@ -469,8 +470,8 @@ static void load_state(const head *x, float *S, const gr_span *doc)
 {
     gr_state_load(x->K, x->P, doc->is_first ? x->S_in : NULL, S, x->P);
     if (doc->is_first && x->S_in && doc->first < doc->end)
-        gr_tile_gemm(x->K, x->P, x->R, x->k_in, 1, x->K, x->v_in, x->P, S, x->P, (float)claim_of(gate_of(x, doc->first)),
-                     1.0f);
+        gr_tile_gemm(x->K, x->P, x->R, x->k_in, 1, x->K, x->v_in, x->P, S, x->P,
+                     (float)claim_of(gate_of(x, doc->first)), 1.0f);
 }
 
 /* ---- forward ----------------------------------------------------------------------------------------------------- */
@@ -581,7 +582,8 @@ static void forward_doc(const head *x, room *w, const gr_span *doc)
     if (doc->is_last) leave(x, w, n, doc->is_first);
 }
 
-/* ---- one token, as in decoding: the state is read once and written once ------------------------------------------- */
+/* ---- one token, as in decoding: the state is read once and written once -------------------------------------------
+ */
 
 /* Row j of the state: row = alpha (S_in + what the token claims of the write before) + gamma sum_r k_r v_r; and what q
  * reads of it. */
@@ -597,8 +599,7 @@ static void pass_row(const head *x, room *w, int j, float alpha, float claim, fl
         add_scaled(x->P, row, alpha * claim * x->k_in[(int64_t)r * x->K + j], x->v_in + (int64_t)r * x->P);
     for (int r = 0; r < x->R; r++)
         add_scaled(x->P, row, w->kappa[0] * w->k[(int64_t)r * x->ldk + j], w->v + (int64_t)r * x->ldp);
-    for (int r = 0; r < x->R; r++)
-        add_scaled(x->P, w->o + (int64_t)r * x->ldp, w->q[(int64_t)r * x->ldk + j], row);
+    for (int r = 0; r < x->R; r++) add_scaled(x->P, w->o + (int64_t)r * x->ldp, w->q[(int64_t)r * x->ldk + j], row);
 }
 
 static void forward_token(const head *x, room *w)
@@ -627,7 +628,7 @@ static void forward_token(const head *x, room *w)
 
 /* Row r of `gate_out` backward: d_o =, dz +=, and sums of the factors' gradients. */
 static void gate_out_back_row(const head *x, room *w, int r, float *d_o, float *dz, const float *o, const float *z,
-                          const float *dy)
+                              const float *dy)
 {
     const float *mz = x->mz + (int64_t)r * x->P, *mo = x->mo + (int64_t)r * x->P;
     const float  rstd = reciprocal_rms(x, o);
@@ -668,7 +669,7 @@ static void gate_out_back(const head *x, room *w, int64_t t, int n)
         memset(x->dz + at, 0, (size_t)x->P * sizeof(float));
         for (int r = 0; r < x->R; r++)
             gate_out_back_row(x, w, r, w->d_o + (int64_t)(i * x->R + r) * x->ldp, x->dz + at,
-                          x->o + ((t + i) * x->R + r) * x->o_row, x->z + at, x->d_y + at);
+                              x->o + ((t + i) * x->R + r) * x->o_row, x->z + at, x->d_y + at);
     }
 }
 
@@ -772,8 +773,7 @@ static void gates_back(const head *x, room *w, int64_t t, int n, int64_t end)
         x->ddt[at] = (float)ddt;
         w->sums[x->sum[SUM_DT]] += ddt;
     }
-    for (int i = 0; i < n && t + i + 1 < end; i++)
-        claim_back(x, w, t + i + 1, w->gate[i + 1], (double)w->dsigma[i]);
+    for (int i = 0; i < n && t + i + 1 < end; i++) claim_back(x, w, t + i + 1, w->gate[i + 1], (double)w->dsigma[i]);
 }
 
 static void queries_keys_back(const head *x, room *w, int64_t t, int n)
@@ -932,8 +932,10 @@ static void backward_doc(const head *x, room *w, const gr_span *doc)
         load_state_back(x, w, doc->first);
 }
 
-/* ---- the core ----------------------------------------------------------------------------------------------------- */
-/* ---- the core: (document, head) pairs in any order on any number of threads, each computed by one of them --------- */
+/* ---- the core -----------------------------------------------------------------------------------------------------
+ */
+/* ---- the core: (document, head) pairs in any order on any number of threads, each computed by one of them ---------
+ */
 
 static int threads_for(int64_t n_task)
 {
@@ -1089,8 +1091,8 @@ out:
 }
 
 const gr_mixer_core gr_mamba3_cpu = {
-    .tol = 5e-5, /* fp32 against fp64: 1e-5 at most, but 2e-5 where a head's dt_bias gets one sum of cancelling terms, and
-                    3e-5 after 128K tokens that all turn alike, from the rounding of each chunk's turn */
+    .tol = 5e-5, /* fp32 against fp64: 1e-5 at most, but 2e-5 where a head's dt_bias gets one sum of cancelling terms,
+                    and 3e-5 after 128K tokens that all turn alike, from the rounding of each chunk's turn */
     .forward = core_forward,
     .backward = core_backward,
 };
@@ -1101,8 +1103,8 @@ const gr_mixer_core gr_mamba3_cpu = {
 /* The last four only where the options ask for them: indices by index_of. */
 enum { IN_PROJ, DT_BIAS, B_BIAS, C_BIAS, B_NORM, C_NORM, D_SKIP, OUT_PROJ, MIMO_X, MIMO_Z, MIMO_O, OUT_NORM };
 
-/* Parts of in_proj's rows, in their order; kept for backward, with what the recurrence returned and what out_proj reads.
- * B and C are normalised again. */
+/* Parts of in_proj's rows, in their order; kept for backward, with what the recurrence returned and what out_proj
+ * reads. B and C are normalised again. */
 enum { T_Z, T_X, T_B, T_C, T_LOGITS, N_PROJ, T_O = N_PROJ, T_H, N_TAPE };
 
 enum { STATE, LAST_K, LAST_V, N_STATE };
@@ -1156,18 +1158,18 @@ static int params(const gr_mixer_spec *s, gr_param_spec p[GR_MIXER_PARAMS])
     return n;
 }
 
-/* Of rank r's rows [rows, hid]: the attention's, for r > 0 with some of the noise they were drawn with on top. Ranks that
- * are equal have equal gradients, and would stay equal for ever. */
+/* Of rank r's rows [rows, hid]: the attention's, for r > 0 with some of the noise they were drawn with on top. Ranks
+ * that are equal have equal gradients, and would stay equal for ever. */
 static void inherit(float *w, const float *attn, int64_t n, int rank)
 {
     for (int r = 0; r < rank; r++)
         for (int64_t i = 0; i < n; i++) w[r * n + i] = attn[i] + (r > 0 ? 0.1f * w[r * n + i] : 0.0f);
 }
 
-/* x from V, B from K, C from Q, each with its heads, out_proj from O; the gate as in Gated DeltaNet (from W_O and W_V, by
- * rows). Norm weights from QK-norm. The biases of B and C start from 0, not from the published 1: on top of keys of unit
- * variance a 1 in every channel adds D to every score, against sqrt(D) of what attention had to say. Step sizes, decay,
- * tau and angles have no counterpart and stay random. */
+/* x from V, B from K, C from Q, each with its heads, out_proj from O; the gate as in Gated DeltaNet (from W_O and W_V,
+ * by rows). Norm weights from QK-norm. The biases of B and C start from 0, not from the published 1: on top of keys of
+ * unit variance a 1 in every channel adds D to every score, against sqrt(D) of what attention had to say. Step sizes,
+ * decay, tau and angles have no counterpart and stay random. */
 static void from_attention(const gr_mixer_spec *s, float *const *w, const float *const *attn)
 {
     const int64_t hid = s->hidden, D = s->head_dim, HD = s->n_head * D, GD = s->n_kv_head * D;

@@ -87,7 +87,8 @@ static inline float gr_dsiluf(float x)
  * fp32; |x| <= 1e9. */
 static inline void gr_sincos(double x, float *sine, float *cosine)
 {
-    /* x = n pi/2 + r, |r| <= pi/4; sin r and cos r by Cephes' polynomials; n mod 4 says which is which, and the signs. */
+    /* x = n pi/2 + r, |r| <= pi/4; sin r and cos r by Cephes' polynomials; n mod 4 says which is which, and the signs.
+     */
     const double  n = nearbyint(x * 0.63661977236758134308);
     const float   r = (float)fma(n, -6.123233995736766e-17, fma(n, -1.5707963267948966, x)), r2 = r * r;
     const int32_t quarter = (int32_t)n;

@@ -71,7 +71,8 @@ static double of(gr_tensor t, int64_t row, int64_t i)
     return (double)((const float *)t.data)[row * gr_row(t) + i];
 }
 
-/* Row r of token t of q or k of the head that is compared, turned by phi: (2i, 2i + 1) with one row, else (i, i + K/2). */
+/* Row r of token t of q or k of the head that is compared, turned by phi: (2i, 2i + 1) with one row, else (i, i + K/2).
+ */
 static void turned(double *y, gr_tensor x, gr_tensor bias, int head, int64_t t, int r, int R, const double *phi)
 {
     for (int i = 0; i < K; i++) y[i] = of(x, t * R + r, (int64_t)head * K + i) + of(bias, CHECKED, (int64_t)r * K + i);
@@ -92,7 +93,8 @@ static void recurrence(double *o, const gr_core_args *a, int64_t n, int R)
     double   *v = bench_memory(2 * (uint64_t)R * P, sizeof *v), phi[ANGLES] = {0}, q[K];
 
     for (int64_t t = 0; t < n; t++) {
-        double      *k1 = k + t % 2 * R * K, *v1 = v + t % 2 * R * P, *k0 = k + (t + 1) % 2 * R * K, *v0 = v + (t + 1) % 2 * R * P;
+        double *k1 = k + t % 2 * R * K, *v1 = v + t % 2 * R * P, *k0 = k + (t + 1) % 2 * R * K,
+               *v0 = v + (t + 1) % 2 * R * P;
         const double dt = log1p(exp(of(a->more[LOGITS], t, CHECKED) + of(a->more[DT_B], 0, CHECKED)));
         const double f = of(a->more[LOGITS], t, HEADS + CHECKED), fade = exp(-dt * (f >= 0 ? 1 + f : 1 / (1 - f)));
         const double tau = 1 / (1 + exp(-of(a->more[LOGITS], t, 2 * HEADS + CHECKED)));
@@ -101,7 +103,8 @@ static void recurrence(double *o, const gr_core_args *a, int64_t n, int R)
         for (int r = 0; r < R; r++) {
             turned(k1 + r * K, a->k, a->more[B_B], g, t, r, R, phi);
             for (int j = 0; j < P; j++)
-                v1[r * P + j] = of(a->v, t, (int64_t)g * P + j) * (R > 1 ? of(a->more[M_X], CHECKED, (int64_t)r * P + j) : 1);
+                v1[r * P + j] =
+                    of(a->v, t, (int64_t)g * P + j) * (R > 1 ? of(a->more[M_X], CHECKED, (int64_t)r * P + j) : 1);
         }
         for (int i = 0; i < K * P; i++) {
             S[i] *= fade;

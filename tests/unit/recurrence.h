@@ -14,8 +14,8 @@ enum { REC_Q, REC_K, REC_V, REC_GATE, REC_PARTS = 16, REC_DOCS = 8 };
 
 typedef struct rec_problem rec_problem;
 
-/** A part's shape in letters: N tokens, R rows per token, H heads, G key heads, K, V widths, L as the problem says. What
- * begins with N belongs to tokens, with H is a state, with P is a parameter (between the others): its gradient is
+/** A part's shape in letters: N tokens, R rows per token, H heads, G key heads, K, V widths, L as the problem says.
+ * What begins with N belongs to tokens, with H is a state, with P is a parameter (between the others): its gradient is
  * added. */
 typedef struct rec_part {
     const char *name, *shape;

@@ -51,17 +51,18 @@ static void draw(const rec_problem *p, float *x)
         for (int64_t j = 0; j < n; j++) {
             const double u = rec_normal();
 
-            xi[j] = (float)(!strcmp(name, "dt_bias")                         ? log(expm1(p->b_max))
-                            : i == place(p, LOGITS)                          ? u
+            xi[j] = (float)(!strcmp(name, "dt_bias")                          ? log(expm1(p->b_max))
+                            : i == place(p, LOGITS)                           ? u
                             : !strcmp(name, "norm") || !strncmp(name, "m", 1) ? 1 + 0.3 * u
-                            : rec_is_state(p, i) && !p->carry                ? 0
-                                                                             : u);
+                            : rec_is_state(p, i) && !p->carry                 ? 0
+                                                                              : u);
             if (i == place(p, LOGITS) && j % p->L >= p->H && j % p->L < 2 * p->H) xi[j] = (float)(p->g_min * fabs(u));
         }
     }
 }
 
-/* ---- the recurrence ------------------------------------------------------------------------------------------------ */
+/* ---- the recurrence ------------------------------------------------------------------------------------------------
+ */
 
 static double sigmoid(double x)
 {
@@ -233,7 +234,7 @@ static void gated(const head *e, const token *n, int t, double *d_o)
 
 /* What flows from token to token backward. */
 typedef struct flow {
-    double *dS;                             /* of the state after the token                        */
+    double *dS;                              /* of the state after the token                        */
     double  dk[4 * 64], dv[4 * 64], phi[32]; /* of its k and v, from its successor; of later phases */
 } flow;
 
@@ -243,7 +244,7 @@ static void retreat(const head *e, const token *n, const double *k0, const doubl
 {
     const int    K = e->K, V = e->V, H = e->p->H;
     const double D = e->x[rec_at(e->p, SKIP) + e->h], beta = (1 - n->tau) * n->dt * n->alpha, gamma = n->tau * n->dt;
-    double       d_o[4 * 64], dq[4 * 64] = {0}, dk[4 * 64], dv[4 * 64], dbeta = 0, dgamma = 0, dalpha = 0, ddt, dtau, drate;
+    double d_o[4 * 64], dq[4 * 64] = {0}, dk[4 * 64], dv[4 * 64], dbeta = 0, dgamma = 0, dalpha = 0, ddt, dtau, drate;
 
     gated(e, n, t, d_o);
     memcpy(dk, f->dk, sizeof dk);
@@ -292,7 +293,8 @@ static void retreat(const head *e, const token *n, const double *k0, const doubl
         ddt += f->phi[j] * M_PI * th;
     }
     {
-        const double a = e->x[logit_at(e, t, H + e->h)], u = e->x[logit_at(e, t, e->h)] + e->x[rec_at(e->p, DT_B) + e->h];
+        const double a = e->x[logit_at(e, t, H + e->h)],
+                     u = e->x[logit_at(e, t, e->h)] + e->x[rec_at(e->p, DT_B) + e->h];
 
         e->dx[logit_at(e, t, H + e->h)] -= -n->rate <= 1e-4 ? 0 : a >= 0 ? drate : drate / ((1 - a) * (1 - a));
         e->dx[logit_at(e, t, 2 * H + e->h)] += dtau * n->tau * (1 - n->tau);
@@ -355,8 +357,7 @@ static void states_out_back(const head *e, int d, const token *last, const doubl
         const double *k = last->k + r * K;
 
         turn(f->dk + r * K, last->phi, A, 1);
-        for (int j = 0; j < A; j++)
-            f->phi[j] -= k[j] * f->dk[r * K + A + j] - k[A + j] * f->dk[r * K + j];
+        for (int j = 0; j < A; j++) f->phi[j] -= k[j] * f->dk[r * K + A + j] - k[A + j] * f->dk[r * K + j];
     }
 }
 
@@ -381,7 +382,8 @@ static void oracle(const rec_problem *p, int h, const double *x, double *y, cons
         rec_start(v_in, REC_STATE_IN(p, x, d, 2, h), RV);
         for (int t = first; t < end; t++) {
             load(&e, &n[t], t > first ? &n[t - 1] : NULL, t);
-            advance(&e, &n[t], t > first ? n[t - 1].k : k_in, t > first ? n[t - 1].v : v_in, S + t * KV, S + (t + 1) * KV);
+            advance(&e, &n[t], t > first ? n[t - 1].k : k_in, t > first ? n[t - 1].v : v_in, S + t * KV,
+                    S + (t + 1) * KV);
             gated(&e, &n[t], t, NULL);
         }
         states_out(&e, d, last, S + end * KV, last ? last->k : k_in, last ? last->v : v_in);
@@ -409,8 +411,13 @@ static void oracle(const rec_problem *p, int h, const double *x, double *y, cons
         "last v", "HRV"                                                                                                \
     }
 
-static const rec_type siso = {
-    .core = &gr_mamba3_cpu, .part = {INPUTS, STATES}, .draw = draw, .complete = complete, .oracle = oracle, .args = args, .one_row = true};
+static const rec_type siso = {.core = &gr_mamba3_cpu,
+                              .part = {INPUTS, STATES},
+                              .draw = draw,
+                              .complete = complete,
+                              .oracle = oracle,
+                              .args = args,
+                              .one_row = true};
 static const rec_type normed = {.core = &gr_mamba3_cpu,
                                 .part = {INPUTS, {"norm", "PHV"}, STATES},
                                 .draw = draw,
@@ -514,7 +521,8 @@ int main(void)
                                         {&mimo, 100, 2, 1, 16, 20, 32, 3, {0, 30, 90, 100}, true, -1, 0.1, 2, 6 + 8}};
     static const rec_problem tokens[] = {{&siso, 50, 4, 2, 16, 20, 16, 1, {0, 50}, true, -0.3, 0.3, 1, 12 + 4},
                                          {&mimo_normed, 50, 4, 2, 16, 20, 16, 1, {0, 50}, true, -0.3, 0.3, 3, 12 + 8}};
-    static const rec_problem packed = {&siso, 120, 4, 2, 16, 20, 16, 4, {0, 33, 50, 101, 120}, true, -1, 0.1, 1, 12 + 4};
+    static const rec_problem packed = {&siso, 120, 4,   2, 16,    20, 16, 4, {0, 33, 50, 101, 120},
+                                       true,  -1,  0.1, 1, 12 + 4};
 
     if (gr_arena_open(&rec_arena, &gr_ops_cpu, "test") != GR_OK) return 1;
     omp_set_num_threads(2);

@@ -31,8 +31,11 @@ static int row_of(char part)
 {
     const int R = rows();
 
-    return part == 'z' ? 0 : part == 'x' ? HD : part == 'B' ? HD + GD : part == 'C' ? HD + GD + R * GD
-                                                                                     : HD + GD + R * (GD + HD);
+    return part == 'z'   ? 0
+           : part == 'x' ? HD
+           : part == 'B' ? HD + GD
+           : part == 'C' ? HD + GD + R * GD
+                         : HD + GD + R * (GD + HD);
 }
 
 static double draw(int i, double u)
@@ -65,7 +68,7 @@ static void key(double *k, const double *u, char part, int heads, int r, int h, 
 /* docs/math.md 4.2, token by token. */
 static void oracle(double *out, const int32_t *doc, int n_doc)
 {
-    static double S[H][D][D], k1[H][MOST_R][D], v1[H][MOST_R][D], phi[H][D];
+    static double        S[H][D][D], k1[H][MOST_R][D], v1[H][MOST_R][D], phi[H][D];
     const double *const *w = (const double *const *)lay_w64;
 
     for (int d = 0; d < n_doc; d++) {
@@ -78,7 +81,8 @@ static void oracle(double *out, const int32_t *doc, int n_doc)
             lay_linear(x, u, w[WIN] + row_of('x') * HID, GD, HID);
             lay_linear(logit, u, w[WIN] + row_of('t') * HID, 3 * H + n_angle(), HID);
             for (int i = 0; i < H; i++) {
-                const double dt = lay_softplus(logit[i] + w[DTB][i]), a = logit[H + i], tau = lay_sigmoid(logit[2 * H + i]);
+                const double dt = lay_softplus(logit[i] + w[DTB][i]), a = logit[H + i],
+                             tau = lay_sigmoid(logit[2 * H + i]);
                 const double alpha = exp(-dt * fmax(a >= 0 ? 1 + a : 1 / (1 - a), 1e-4));
                 double       k[MOST_R][D], v[MOST_R][D], q[D], o[D];
 
@@ -93,7 +97,8 @@ static void oracle(double *out, const int32_t *doc, int n_doc)
 
                     *s *= alpha;
                     for (int r = 0; r < rows(); r++)
-                        *s += (1 - tau) * dt * alpha * k1[i][r][e / D] * v1[i][r][e % D] + tau * dt * k[r][e / D] * v[r][e % D];
+                        *s += (1 - tau) * dt * alpha * k1[i][r][e / D] * v1[i][r][e % D] +
+                              tau * dt * k[r][e / D] * v[r][e % D];
                 }
                 memcpy(k1[i], k, sizeof k);
                 memcpy(v1[i], v, sizeof v);
@@ -106,7 +111,8 @@ static void oracle(double *out, const int32_t *doc, int n_doc)
                     if (lay_spec.outproj_norm) lay_rmsnorm(o, o, w[norm()] + i * D, D, 1e-5);
                     for (int c = 0; c < D; c++) {
                         const int at = (i * rows() + r) * D + c;
-                        h[i * D + c] += o[c] * lay_silu(z[i * D + c] * (rows() > 1 ? w[MZ][at] : 1)) * (rows() > 1 ? w[MO][at] : 1);
+                        h[i * D + c] +=
+                            o[c] * lay_silu(z[i * D + c] * (rows() > 1 ? w[MZ][at] : 1)) * (rows() > 1 ? w[MO][at] : 1);
                     }
                 }
             }
@@ -144,7 +150,8 @@ static void test_ranks(void)
     gr_param_spec p[GR_MIXER_PARAMS];
     const int     n = gr_mamba3_def.params(&lay_spec, p);
 
-    CHECK(n == MO + 2 && p[MX].init == GR_INIT_SHARE && p[MO].init == GR_INIT_SHARE && p[MX].dim[1] == rows(), "params");
+    CHECK(n == MO + 2 && p[MX].init == GR_INIT_SHARE && p[MO].init == GR_INIT_SHARE && p[MX].dim[1] == rows(),
+          "params");
 }
 
 static void test_cost(void)
