@@ -651,6 +651,7 @@ def main():
         rows = [r for r in rows if r.id in args.rows or r.name[4:] in args.rows]
     for r in rows:
         r.cases = [c for c in r.cases if fnmatch.fnmatchcase(c.label, args.cases)]
+    rows = [r for r in rows if r.cases]
     if args.list:
         for r in rows:
             print(f"{r.id:4} {r.name[4:]:12} {len(r.cases):2} cases  {r.title}")
