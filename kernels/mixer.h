@@ -161,7 +161,8 @@ typedef struct gr_mixer_def {
     int         gain;   /**< a parameter that y is proportional to: alignment sets its scale     */
     /** Options of hybrid-model-factory's TYPE_config, up to one with `ours` NULL; NULL: none. */
     const gr_foreign_option *foreign;
-    bool attends; /**< it looks at keys itself: no recurrence, so not to be contained in bmojo      */
+    bool iterates; /**< its core solves by iteration; a run may choose how often (section `solver`)   */
+    bool attends;  /**< it looks at keys itself: no recurrence, so not to be contained in bmojo      */
 
     /** Fill `p`, return how many. Pure. */
     int (*params)(const gr_mixer_spec *spec, gr_param_spec p[GR_MIXER_PARAMS]);

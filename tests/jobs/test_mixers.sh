@@ -37,6 +37,7 @@ make_corpus
 make_model
 
 stages gdn '(gdn,attn)' 'GDN-*-GDN-*' '"allow_neg_eigval": true' mixer.gdn_neg_eigval=true
+stages gka '(gka,attn)' 'GKA-*-GKA-*' '"num_iter": 20' mixer.gka_iterations=20 mixer.gka_v_conv=false
 stages mamba2 '(mamba2,attn)' 'M2-*-M2-*' '"use_qk_norm": true' mixer.a_min=1 mixer.dt_max=0.2
 stages mamba2-llama '(mamba2,attn)' 'M2-*-M2-*' '"use_qk_norm": false' mixer.mamba2_init=mamba_in_the_llama
 

@@ -101,6 +101,19 @@ static void check_isolation(gr_model *m, const gr_seq *seq, const char *what)
     for (int i = doc[3]; i < doc[4]; i++) token[i] = (token[i] + TINY_VOCAB - 5) % TINY_VOCAB;
 }
 
+/* A run's number of iterations; m leaves with so many that the solver's error is none: gradients are the solution's. */
+static void check_solver(gr_model *m, const gr_seq *seq)
+{
+    const gr_cfg_solver same = {.iterations = 30}, few = {.decode_iterations = 2, .iterations = 3},
+                        many = {.iterations = 60};
+    const double loss = loss_of(m, seq, false);
+
+    CHECK(gr_model_iterate(m, &few) == GR_OK && fabs(loss_of(m, seq, false) - loss) > 1e-3 * loss, "3 iterations");
+    CHECK(gr_model_iterate(m, &same) == GR_OK && loss_of(m, seq, false) == loss, "30 iterations again");
+    CHECK(m->mixer_spec.gka_decode_iterations == 2, "iterations of decoding");
+    CHECK(gr_model_iterate(m, &many) == GR_OK, "60 iterations");
+}
+
 /* The Transformer `from` with this pattern of mixers. */
 static void check_hybrid(const gr_ops *ops, const gr_seq *seq, const char *from, const char *pattern)
 {
@@ -114,6 +127,7 @@ static void check_hybrid(const gr_ops *ops, const gr_seq *seq, const char *from,
     gr_path(to, "%s/hybrid.h5", tiny_dir());
     CHECK(gr_convert(NULL, from, &convert, &mixer, to, &by) == GR_OK, "convert to %s", pattern);
     CHECK(gr_model_open(&m, NULL, ops, to, GR_WHOLE, "*", 0) == GR_OK, "open %s", pattern);
+    if (strstr(pattern, "gka")) check_solver(m, seq);
     check_gradients(m, seq, pattern);
     check_isolation(m, seq, pattern);
     gr_model_close(&m);
@@ -137,6 +151,8 @@ int main(void)
               gr_model_create(&m, NULL, ops, path, "", "*", 5) == GR_OK,
           "llama");
     check_gradients(m, &seq, "llama");
+    CHECK(gr_model_iterate(m, &(gr_cfg_solver){0}) == GR_OK, "no iterations are asked for");
+    CHECK(gr_model_iterate(m, &(gr_cfg_solver){.iterations = 3}) == GR_ERR_CONFIG, "attention does not iterate");
     check_isolation(m, &seq, "llama");
     gr_model_close(&m);
 
