@@ -15,9 +15,9 @@
 # A line "#stages: convert align evaluate" in the table, and such a one for shared, model, configs and out, is for the option that is
 # not given; graft-sweep writes them (slurm/sweep_mixers.sh).
 #
-# The table is copied into the directory and fixed by that: another table needs another directory. Run the same command again
-# until nothing is missing: finished members are not submitted again, unfinished ones go on where they are. After the last element
-# a report job ranks the members and says which are missing: OUT/report.txt, report.md, report.json, loss_STAGE.svg.
+# The table is copied into the directory (members.tsv). It may grow; where a member is changed or gone, it is another table, and needs
+# another directory. Run the same command again until nothing is missing: finished members are not submitted again, unfinished ones
+# go on where they are. After the last element a report job ranks the members and says which are missing: OUT/report.txt, report.md, report.json, loss_STAGE.svg.
 set -euo pipefail
 
 # shellcheck source=slurm/submit.sh
@@ -50,14 +50,20 @@ freeze()
     for stage in $stages; do [ -f "$configs/$stage.yaml" ] || die "no $configs/$stage.yaml"; done
     for stage in $shared; do require_stage "$stage"; done
     members=$(normalise) || exit 2
-    frozen="#stages: $stages"$'\n'"#configs: $configs"$'\n'"$members"
-    if [ -f "$out/members.tsv" ]; then
-        [ "$frozen" = "$(cat "$out/members.tsv")" ] ||
+    local header="#stages: $stages"$'\n'"#configs: $configs" table_of=$out/members.tsv
+    if [ -f "$table_of" ]; then
+        ! grep -qvxF "$header"$'\n'"$members" "$table_of" ||
             die "$out was made from another table, or with other stages or configurations: give another --out"
-    elif [ -z "$dry" ]; then
-        mkdir -p "$out"
-        printf '%s\n' "$frozen" >"$out/members.tsv.tmp" && mv "$out/members.tsv.tmp" "$out/members.tsv"
+        # New members come last: jobs that wait know theirs by its number.
+        members=$(grep -v '^#' "$table_of"; grep -vxFf "$table_of" <<<"$members" || true)
     fi
+    [ -n "$dry" ] || write_table
+}
+
+write_table()
+{
+    mkdir -p "$out"
+    printf '%s\n' "$header" "$members" >"$table_of.tmp" && mv "$table_of.tmp" "$table_of"
 }
 
 missing() # line numbers of members that are not done, as a list for --array; members count from 1

@@ -42,7 +42,7 @@ static gr_status read_line(gr_ranking *r, char *line, const char *path)
     if (tab) *tab = 0;
     GR_CHECK(*line != '.' && line[strspn(line, fine)] == 0, GR_ERR_INPUT, "%s: '%.40s' is no name of a member", path,
              line);
-    *e = (gr_entrant){.name = line, .keys = tab ? tab + 1 : "", .perplexity = NAN, .kl = NAN};
+    *e = (gr_entrant){.name = line, .keys = tab ? tab + 1 : "", .perplexity = NAN, .kl = NAN, .behind = NAN};
     r->n_entrant++;
 out:
     return st;
@@ -148,45 +148,58 @@ static gr_status read_entrant(gr_entrant *e, const gr_ranking *r, const char *di
 
 /* ---- candidates ------------------------------------------------------------------------------------------------- */
 
-/* The next key of a member's list that is no seed, and its length; 0 at the end. A seed's value goes to *seed. */
-static size_t next_key(const char **s, const char **seed, size_t *n_seed)
+/* Its length; 0 at the end of the list. */
+static size_t key_length(const char *key)
 {
-    for (;;) {
-        const char  *key = *s + strspn(*s, " ");
-        const size_t n = strcspn(key, " "), path = strcspn(key, "= ");
-
-        *s = key + n;
-        if (n == 0 || path == n || path < 5 || strncmp(key + path - 5, ".seed", 5) != 0) return n;
-        *seed = key + path + 1;
-        *n_seed = n - path - 1;
-    }
+    return strcspn(key, " ");
 }
 
-static bool same_candidate(const gr_entrant *a, const gr_entrant *b)
+/* "align:train.seed=2" */
+static bool is_seed(const char *key)
 {
-    const char *s = a->keys, *t = b->keys, *seed;
-    size_t      n, m, ignored;
+    const size_t n = strcspn(key, "= ");
 
-    do {
-        n = next_key(&s, &seed, &ignored);
-        m = next_key(&t, &seed, &ignored);
-        if (n != m || strncmp(s - n, t - n, n) != 0) return false;
-    } while (n > 0);
-    return true;
+    return key[n] == '=' && n > 5 && !strncmp(key + n - 5, ".seed", 5);
 }
 
-/* gdn_0.5_s1, whose seeds are 1, is of gdn_0.5. */
-static void name_candidate(gr_candidate *c, const gr_entrant *e)
+/* The first key at s that is a seed, or that is none. */
+static const char *find_key(const char *s, bool seed)
 {
-    const char *s = e->keys, *seed = "";
-    size_t      n_seed = 0, n = strlen(e->name);
+    for (s += strspn(s, " "); *s && is_seed(s) != seed; s += strspn(s, " ")) s += key_length(s);
+    return s;
+}
 
-    while (next_key(&s, &seed, &n_seed) > 0) {
+/* Do two members have the same seeds, or the same other keys? */
+static bool alike(const gr_entrant *a, const gr_entrant *b, bool seeds)
+{
+    const char *s = find_key(a->keys, seeds), *t = find_key(b->keys, seeds);
+
+    while (*s && key_length(s) == key_length(t) && !strncmp(s, t, key_length(s))) {
+        s = find_key(s + key_length(s), seeds);
+        t = find_key(t + key_length(t), seeds);
     }
-    if (n_seed > 0 && n > n_seed + 2 && !strncmp(e->name + n - n_seed, seed, n_seed) &&
-        !strncmp(e->name + n - n_seed - 2, "_s", 2))
-        n -= n_seed + 2;
+    return !*s && !*t;
+}
+
+static bool name_taken(const gr_ranking *r, const char *name)
+{
+    for (int64_t i = 0; i < r->n_candidate; i++)
+        if (!strcmp(r->candidate[i].name, name)) return true;
+    return false;
+}
+
+/* gdn_0.5_s1, whose seed is 1, is of gdn_0.5, unless other keys are called so. */
+static void name_candidate(const gr_ranking *r, gr_candidate *c, const gr_entrant *e)
+{
+    const char  *seed = find_key(e->keys, true), *value = seed + strcspn(seed, "=");
+    const size_t n_value = *value ? key_length(value) - 1 : 0;
+    size_t       n = strlen(e->name);
+
+    if (n_value > 0 && n > n_value + 2 && !strncmp(e->name + n - n_value, value + 1, n_value) &&
+        !strncmp(e->name + n - n_value - 2, "_s", 2))
+        n -= n_value + 2;
     snprintf(c->name, sizeof c->name, "%.*s", (int)n, e->name);
+    if (name_taken(r, c->name)) snprintf(c->name, sizeof c->name, "%s", e->name);
 }
 
 static gr_status find_candidates(gr_ranking *r)
@@ -197,9 +210,11 @@ static gr_status find_candidates(gr_ranking *r)
     for (gr_entrant *e = r->entrant; e < r->entrant + r->n_entrant; e++) {
         const gr_entrant *first = r->entrant;
 
-        while (first < e && !same_candidate(first, e)) first++;
+        while (first < e && !alike(first, e, false)) first++;
         e->candidate = first < e ? first->candidate : r->n_candidate;
-        if (first == e) name_candidate(&r->candidate[r->n_candidate++], e);
+        if (first < e) continue;
+        name_candidate(r, &r->candidate[r->n_candidate], e);
+        r->n_candidate++;
     }
 out:
     return st;
@@ -278,6 +293,16 @@ out:
     return st;
 }
 
+/* Members with the same seed saw the same text in the same order: most of what seeds do, they do to all candidates, and
+ * it cancels in the difference to the best one's. */
+static void compare_with_best(gr_ranking *r)
+{
+    for (gr_entrant *e = r->entrant; e < r->entrant + r->n_entrant; e++)
+        for (const gr_entrant *b = r->entrant; b < r->entrant + r->n_entrant; b++)
+            if (b->candidate == 0 && b->done && alike(b, e, true)) e->behind = log(e->perplexity / b->perplexity);
+    for (int64_t i = 0; i < r->n_candidate; i++) spread_of(&r->candidate[i].behind, r, i, offsetof(gr_entrant, behind));
+}
+
 gr_status gr_ranking_read(gr_ranking *r, const char *dir)
 {
     gr_status st = GR_OK;
@@ -287,6 +312,7 @@ gr_status gr_ranking_read(gr_ranking *r, const char *dir)
     GR_TRY(find_candidates(r));
     sum_up(r);
     GR_TRY(sort(r));
+    compare_with_best(r);
 out:
     return st;
 }

@@ -1,11 +1,13 @@
 /** @file ranking.h  The members of a sweep: how far they are, and how their candidates rank.  [local]
  *
- * A candidate is what members that differ only in seeds have in common: the same keys (members.tsv, slurm/sweep.sh),
- * but for those called `seed`. It is ranked by the mean of the held-out perplexity over the seeds that are done.
+ * A candidate is what members that differ only in seeds have in common: the same keys (members.tsv of slurm/sweep.sh),
+ * but for those called `seed`. It is ranked by the mean of the held-out perplexity over the seeds that are done, and
+ * compared with the best one seed by seed.
  *
- *     DIR/members.tsv                     "#stages: convert align ...", then lines "name<TAB>stage:section.key=value
- * ..." DIR/NAME/DONE                       every stage is complete; so it is when each has its
- * DIR/NAME/STAGE/graft.json DIR/NAME/STAGE/metrics.jsonl        of training stages, also while they run
+ *     DIR/members.tsv                   "#stages: ..." and lines "name<TAB>stage:section.key=value ..."
+ *     DIR/NAME/DONE                     all stages are complete; so it is when each has its record
+ *     DIR/NAME/STAGE/graft.json         this record
+ *     DIR/NAME/STAGE/metrics.jsonl      of a training stage, also while it runs
  *     DIR/NAME/evaluate/results.json
  */
 #ifndef GR_REPORT_RANKING_H
@@ -27,6 +29,7 @@ typedef struct gr_entrant {
     char        state[64];        /**< "done", "align, step 40", "distill is next", "not begun", "damaged" */
     char        cause[GR_CAUSE];  /**< why it is damaged; else ""                                          */
     double      perplexity, kl;   /**< NaN: not measured                                                   */
+    double      behind;           /**< nats: log-perplexity above that of the best candidate with this seed  */
     double      tokens;           /**< trained on, in all stages                                           */
     double      seconds;          /**< in steps, and evaluating                                            */
     gr_curve    curve[GR_STAGES]; /**< by stage; n = 0 where there is none                                */
@@ -42,7 +45,7 @@ typedef struct gr_spread {
 typedef struct gr_candidate {
     char      name[GR_MAX_NAME]; /**< of its first member, without "_sSEED"       */
     int64_t   n, n_done;         /**< members                                     */
-    gr_spread perplexity, kl, tokens, seconds;
+    gr_spread perplexity, kl, behind, tokens, seconds;
     int64_t   rank; /**< from 1; 0: no perplexity yet                */
 } gr_candidate;
 

@@ -34,19 +34,20 @@ static void put_candidate(const gr_grid *g, int64_t row, const gr_candidate *c)
     gr_cell_number(gr_grid_at(g, row, 4), "%.3g", c->perplexity.sd);
     put_perplexity(gr_grid_at(g, row, 5), c->perplexity.least);
     put_perplexity(gr_grid_at(g, row, 6), c->perplexity.most);
-    gr_cell_number(gr_grid_at(g, row, 7), "%.4f", c->kl.mean);
-    gr_cell_number(gr_grid_at(g, row, 8), "%.2g", c->kl.sd);
-    put_whole(gr_grid_at(g, row, 9), c->tokens.mean);
-    gr_cell_number(gr_grid_at(g, row, 10), "%.1f", c->seconds.mean);
+    gr_cell_number(gr_grid_at(g, row, 7), "%.4f", c->behind.mean);
+    gr_cell_number(gr_grid_at(g, row, 8), "%.2g", c->behind.sd);
+    gr_cell_number(gr_grid_at(g, row, 9), "%.4f", c->kl.mean);
+    put_whole(gr_grid_at(g, row, 10), c->tokens.mean);
+    gr_cell_number(gr_grid_at(g, row, 11), "%.1f", c->seconds.mean);
 }
 
 static void add_candidates(gr_text *t, const gr_ranking *r, adder add)
 {
-    static const char *const heading[] = {"rank", "candidate", "seeds", "perplexity", "sd",     "min",
-                                          "max",  "KL, nats",  "sd",    "trained on", "seconds"};
+    static const char *const heading[] = {"rank", "candidate",   "seeds", "perplexity", "sd",         "min",
+                                          "max",  "behind best", "sd",    "KL, nats",   "trained on", "seconds"};
     gr_grid                  g = {0};
 
-    if (t->st == GR_OK) t->st = gr_grid_open(&g, heading, "rlrrrrrrrrr", r->n_candidate);
+    if (t->st == GR_OK) t->st = gr_grid_open(&g, heading, "rlrrrrrrrrrr", r->n_candidate);
     if (t->st != GR_OK) return;
     for (int64_t i = 0; i < r->n_candidate; i++) put_candidate(&g, i, &r->candidate[i]);
     add(t, &g);
@@ -103,9 +104,11 @@ void gr_ranking_markdown(gr_text *t, const gr_ranking *r, const gr_run *run)
                 run->cfg->report.title, r->n_done, r->n_entrant, run->cfg->report.sweep, gr_version(), gr_commit(),
                 gr_utc());
     add_candidates(t, r, gr_grid_markdown);
-    gr_text_add(t, "\nRanked by held-out perplexity, the mean over the seeds that are done; beside it their sample\n"
-                   "standard deviation, least and greatest. A difference within the deviations is none. Trained on:\n"
-                   "tokens of all stages; seconds: of their steps, and of evaluation.\n");
+    gr_text_add(t,
+                "\nRanked by held-out perplexity, the mean over the seeds that are done, with their sample standard\n"
+                "deviation, least and greatest. Behind best: log-perplexity above that of the best candidate, in\n"
+                "nats, from members with the same seed; a difference of the size of its own deviation says nothing.\n"
+                "Trained on: tokens of all stages. Seconds: of their steps, and of evaluation.\n");
     if (run->cfg->report.plots) add_plots(t, r);
     gr_text_add(t, "\n## Members\n\n");
     add_entrants(t, r, gr_grid_markdown);
@@ -164,6 +167,7 @@ static json_t *json_of_candidate(const gr_ranking *r, int64_t i)
     json_object_set_new(o, "members", members);
     set_spread(o, "perplexity", &c->perplexity);
     set_spread(o, "kl", &c->kl);
+    set_spread(o, "behind", &c->behind);
     set_spread(o, "tokens", &c->tokens);
     set_spread(o, "seconds", &c->seconds);
     return o;
@@ -180,6 +184,7 @@ static json_t *json_of_entrant(const gr_ranking *r, const gr_entrant *e)
     if (*e->cause) json_object_set_new(o, "cause", json_string(e->cause));
     set_number(o, "perplexity", e->perplexity);
     set_number(o, "kl", e->kl);
+    set_number(o, "behind", e->behind);
     set_number(o, "tokens", e->tokens);
     set_number(o, "seconds", e->seconds);
     for (int s = 0; s < r->n_stage; s++) set_number(loss, r->stage[s], gr_curve_final(&e->curve[s]));

@@ -2,8 +2,8 @@
  *
  *     {"title", "sweep", "stages": [...], "date", "version", "commit", "config",
  *      "candidates": [{"rank", "name", "seeds", "seeds_done", "members": [...],                       best first
- *                      "perplexity" | "kl" | "tokens" | "seconds": {"n", "mean", "min", "max", "sd"}}],
- *      "members": [{"name", "candidate", "done", "state", "cause", "perplexity", "kl", "tokens", "seconds",
+ *                      "perplexity" | "kl" | "behind" | "tokens" | "seconds": {"n", "mean", "min", "max", "sd"}}],
+ *      "members": [{"name", "candidate", "done", "state", "cause", "perplexity", "kl", "behind", "tokens", "seconds",
  *                   "loss": {STAGE: at the end}, "keys"}],
  *      "missing": [names of members that are not done]}
  *

@@ -89,8 +89,10 @@ static gr_status draw_stage(const gr_ranking *r, int stage, const char *dir)
     int64_t   n = 0;
 
     GR_TRY(gr_alloc(&line, (uint64_t)r->n_entrant, sizeof *line, "curves"));
-    for (const gr_entrant *e = r->entrant; e < r->entrant + r->n_entrant; e++)
-        if (e->curve[stage].n) line[n++] = (gr_line){&e->curve[stage], e->candidate, r->candidate[e->candidate].name};
+    for (int64_t c = 0; c < r->n_candidate; c++) /* best first, also in the key */
+        for (const gr_entrant *e = r->entrant; e < r->entrant + r->n_entrant; e++)
+            if (e->candidate == c && e->curve[stage].n)
+                line[n++] = (gr_line){&e->curve[stage], c, r->candidate[c].name};
     if (n == 0) goto out;
     GR_TRY(gr_path(path, "%s/loss_%s.svg", dir, r->stage[stage]));
     snprintf(title, sizeof title, "%.60s: training loss of every member", r->stage[stage]);

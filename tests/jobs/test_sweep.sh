@@ -213,13 +213,22 @@ members | grep . && fail "a member ends with an error"
 grep -q 'is complete: nothing to do' "member$n.log" || fail "convert was done already"
 "${submit[@]}" | grep 'every member is done'
 
+# A sweep may grow, and its members keep their numbers; it may not change.
+"${submit[@]}" 'sweep.seeds=[3, 2, 1]' --dry-run >lines
+grep -q -- "--array=$((n + 1))[^%]*$((n + n / 2))%3 " lines || fail "new members come last"
+refused "made from another table" "${submit[@]}" sweep.seeds=1
+refused "made from another table" "${submit[@]}" sweep.keys=align:train.steps=7
+[ "$(grep -vc '^#' runs/sweep/members.tsv)" -eq "$n" ]
+
 # ---- the ranking ------------------------------------------------------------------------------------
 
-# From the members' own files: "name done perplexity kl tokens", and per candidate "name n mean sd min max", best first.
+# From the members' own files: "name done perplexity kl tokens", and per candidate "name n mean sd min max", best first,
+# and how far it is behind the best: "mean sd" over pairs of the same seed.
 cat >recompute.pl <<'PL'
 use strict; use JSON::PP; use List::Util qw(sum min max);
 sub slurp { local (@ARGV, $/) = @_; <> }
-my (%of, @member);
+sub sd { my $mean = sum(@_) / @_; sqrt(sum(map { ($_ - $mean) ** 2 } @_) / (@_ - 1)) }
+my (%of, @best);
 for (split /\n/, slurp("runs/sweep/members.tsv")) {
     next if /^#/;
     my ($name) = split /\t/;
@@ -231,12 +240,14 @@ for (split /\n/, slurp("runs/sweep/members.tsv")) {
     }
     printf "%s %.9g %.9g %d\n", $name, $r->{perplexity}, $r->{kl}, $tokens;
     (my $candidate = $name) =~ s/_s[0-9]+$//;
-    push @{$of{$candidate}}, $r->{perplexity};
+    push @{$of{$candidate}}, $r->{perplexity}; # in the order of the seeds
 }
 my %mean = map { $_ => sum(@{$of{$_}}) / @{$of{$_}} } keys %of;
 for my $c (sort { $mean{$a} <=> $mean{$b} } keys %of) {
     my @x = @{$of{$c}};
-    printf "%s %d %.9g %.9g %.9g %.9g\n", $c, scalar @x, $mean{$c}, sqrt(sum(map { ($_ - $mean{$c}) ** 2 } @x) / (@x - 1)), min(@x), max(@x);
+    @best = @x if !@best;
+    my @behind = map { log($x[$_] / $best[$_]) } 0 .. $#x;
+    printf "%s %d %.9g %.9g %.9g %.9g %.6g %.6g\n", $c, scalar @x, $mean{$c}, sd(@x), min(@x), max(@x), sum(@behind) / @behind, sd(@behind);
 }
 PL
 cat >reported.pl <<'PL'
@@ -246,7 +257,8 @@ printf "%s %.9g %.9g %d\n", @$_{qw(name perplexity kl tokens)} for @{$r->{member
 my $rank = 0;
 for (@{$r->{candidates}}) {
     die "rank" if $_->{rank} != ++$rank;
-    printf "%s %d %.9g %.9g %.9g %.9g\n", $_->{name}, $_->{seeds_done}, @{$_->{perplexity}}{qw(mean sd min max)};
+    printf "%s %d %.9g %.9g %.9g %.9g %.6g %.6g\n", $_->{name}, $_->{seeds_done}, @{$_->{perplexity}}{qw(mean sd min max)},
+        @{$_->{behind}}{qw(mean sd)};
 }
 die "missing" if @{$r->{missing}};
 for my $m (@{$r->{members}}) { $m->{loss}{$_} > 0 or die "$m->{name}: no loss of $_" for qw(align distill) }
