@@ -196,6 +196,10 @@ class Failed(Exception):
     pass
 
 
+class Noisy(Exception):
+    pass
+
+
 def environment(threads, seed, ranks):
     """The same for all: nothing chosen for a BLAS, as many threads, each on its core (woken together, the kernel leaves two
     on one for a tenth of a second); ranks that do not spin on each other's cores."""
@@ -454,7 +458,7 @@ class Bench:
                     c.close()
         wrong = {k: e for k, e in errors.items() if not e[0] <= e[1]}
         if not guard["repeats"]:
-            raise Failed("no round at the machine's full speed")
+            raise Noisy("no round at the machine's full speed")
         return [self.result(row, case, key, samples, guard, peak, errors, wrong)
                 for key in list(samples[0].time) + list(samples[0].number)]
 
@@ -528,7 +532,7 @@ class Bench:
                 self.try_case(row, case, results)
         except Failed as e:
             results.append(broken(row, "setup", e))
-        self.out[row.id] = headline(row, results)
+        self.out[row.id] = headline(results)
 
     def set_up(self, row):
         """What a row needs on disk before its cases: one run of its program."""
@@ -549,6 +553,8 @@ class Bench:
                 self.keep(r)
         except Failed as e:
             results.append(broken(row, case.label, e))
+        except Noisy as e:
+            results.append(broken(row, case.label, e, "noisy"))
 
     def keep(self, r):
         with open(f"{self.build}/bench.jsonl", "a") as f:
@@ -562,7 +568,9 @@ class Bench:
             kept = json.load(open(path))
         except (OSError, ValueError):
             kept = {}
-        kept.update(self.out)
+        for row, latest in self.out.items():
+            cases = {**kept.get(row, {}).get("cases", {}), **latest["cases"]}
+            kept[row] = headline(list(cases.values()))
         with open(path + ".tmp", "w") as f:
             json.dump(kept, f, indent=1)
             f.write("\n")
@@ -580,12 +588,12 @@ def standing(r):
     return r["min"] / max(r["value"], 1e-9) if r["of"] == "most" else measured(r) / r["min"]
 
 
-def broken(row, label, why):
+def broken(row, label, why, verdict="WRONG"):
     print(f"  {label}: {why}", flush=True)
-    return {"row": row.id, "case": label, "verdict": "WRONG", "failed": str(why)}
+    return {"row": row.id, "case": label, "verdict": verdict, "failed": str(why)}
 
 
-def headline(row, results):
+def headline(results):
     """A row in bench.json: its weakest result, and all of them by name."""
     order = {"WRONG": 0, "noisy": 1}
     worst = min(results, key=lambda r: (order.get(r["verdict"], 2), r.get("score", 1e9)))
@@ -630,6 +638,7 @@ def main():
     p.add_argument("--build", default="build")
     p.add_argument("--peers", default="build/peers")
     p.add_argument("--dir", default="build", help="where rows about storage write; on the disk that is measured")
+    p.add_argument("--cases", default="*", help="only those whose label matches, like 'Qwen3-8B*'; other results are kept")
     p.add_argument("--list", action="store_true")
     p.add_argument("rows", nargs="*")
     args = p.parse_args()
@@ -640,6 +649,9 @@ def main():
         sys.exit(f"no such row: {', '.join(sorted(unknown))}; there are: {', '.join(r.id for r in rows)}")
     if args.rows:
         rows = [r for r in rows if r.id in args.rows or r.name[4:] in args.rows]
+    for r in rows:
+        r.cases = [c for c in r.cases if fnmatch.fnmatchcase(c.label, args.cases)]
+    rows = [r for r in rows if r.cases]
     if args.list:
         for r in rows:
             print(f"{r.id:4} {r.name[4:]:12} {len(r.cases):2} cases  {r.title}")

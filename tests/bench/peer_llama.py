@@ -24,7 +24,7 @@ kind, config = shapes[sys.argv[1]]
 T, V = int(sys.argv[2]), config.vocab_size
 model = kind(config).to(torch.float32)
 model.train()
-optimiser = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
+optimiser = torch.optim.AdamW(model.parameters(), lr=1e-7, fused=True)  # it should not learn the three texts by heart
 texts = [(torch.randint(0, V, (1, T)), torch.randint(0, V, (T,))) for _ in range(3)]
 state = {"turn": 0, "loss": 0.0}
 
@@ -44,7 +44,7 @@ def run():
 
 
 def check():
-    """A random model knows nothing, or little after some steps: its loss is near log V."""
+    """A random model knows nothing: its loss is near log V."""
     guess = float(torch.log(torch.tensor(float(V))))
     return {"loss": (abs(state["loss"] / guess - 1), 0.5)}
 

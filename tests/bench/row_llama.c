@@ -61,7 +61,12 @@ static gr_status run(void *user)
 {
     gr_status          st = GR_OK;
     step              *s = user;
-    const gr_cfg_optim optim = {.lr = 1e-4, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8, .weight_decay = 0.01, .clip = 0};
+    const gr_cfg_optim optim = {.lr = 1e-7,
+                                /* it should not learn the three texts by heart */ .beta1 = 0.9,
+                                .beta2 = 0.999,
+                                .eps = 1e-8,
+                                .weight_decay = 0.01,
+                                .clip = 0};
     const int          i = s->turn++ % TEXTS;
     const double       t0 = gr_now();
     double             t1, t2;
