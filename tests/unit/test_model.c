@@ -53,6 +53,8 @@ static double loss_of(gr_model *m, const gr_seq *seq, bool learn)
     return sum[0];
 }
 
+static double step = 2e-3;
+
 static void check_gradients(gr_model *m, const gr_seq *seq, const char *what)
 {
     gr_params_zero_grad(m->params);
@@ -66,7 +68,7 @@ static void check_gradients(gr_model *m, const gr_seq *seq, const char *what)
 
         for (int64_t j = 0; j < n; j++) norm2 += (double)g[j] * g[j];
         CHECK(norm2 > 0, "%s: %s has no gradient", what, p->name);
-        const double eps = 2e-3 / norm2; /* loss moves by 2e-3 each way */
+        const double eps = step / norm2; /* loss moves by `step` each way */
         CHECK(gr_alloc(&old, (uint64_t)n, sizeof *old, "old") == GR_OK, "memory");
         memcpy(old, w, (size_t)n * sizeof *w);
         for (int64_t j = 0; j < n; j++) w[j] = (float)(old[j] + eps * g[j]);
@@ -118,16 +120,18 @@ static void check_solver(gr_model *m, const gr_seq *seq)
 static void check_hybrid(const gr_ops *ops, const gr_seq *seq, const char *from, const char *pattern)
 {
     const gr_provenance  by = {"test", "0", "0", "now", "", "{}"};
-    const gr_cfg_convert convert = {.pattern = pattern, .init = "attention", .conv_init = "delta", .seed = 3};
-    gr_cfg_mixer         mixer = gr_options_default();
-    char                 to[GR_PATH_MAX];
-    gr_model            *m = NULL;
+    const gr_cfg_convert convert = {
+        .pattern = pattern, .selection = "", .init = "attention", .conv_init = "delta", .seed = 3};
+    gr_cfg_mixer mixer = gr_options_default();
+    char         to[GR_PATH_MAX];
+    gr_model    *m = NULL;
 
     mixer.chunk = 16; /* several to a sequence */
     gr_path(to, "%s/hybrid.h5", tiny_dir());
     CHECK(gr_convert(NULL, from, &convert, &mixer, to, &by) == GR_OK, "convert to %s", pattern);
     CHECK(gr_model_open(&m, NULL, ops, to, GR_WHOLE, "*", 0) == GR_OK, "open %s", pattern);
     if (strstr(pattern, "gka")) check_solver(m, seq);
+    step = strstr(pattern, "gka") ? 1e-2 : 2e-3; /* regression on the first tokens of a document: rounding 2e-5 */
     check_gradients(m, seq, pattern);
     check_isolation(m, seq, pattern);
     gr_model_close(&m);
