@@ -44,6 +44,7 @@ typedef struct gr_mixer_spec {
     bool  neg_eigval;  /**< write strength in (0, 2) instead of (0, 1)                        */
     float init_std;    /**< of random projections (config.json initializer_range)             */
     bool mamba2_llama; /**< mamba2: starts as Mamba-in-the-Llama has it: gate not from attention, no norms of B and C */
+    int  mamba2_state; /**< mamba2: channels of B and C, which are rows of the state; 0: head_dim */
     int  gka_iterations, gka_decode_iterations; /**< gka: of its solver, over sequences; token by token */
     float gka_ridge;       /**< gka: ridge of its regression, as a share of |H|                    */
     bool  gka_alpha;       /**< gka: a gate mixes query and solution; off: the solution alone      */
@@ -147,7 +148,7 @@ typedef struct gr_mixer_cost {
 /** An option under the name that hybrid-model-factory has for it. */
 typedef struct gr_foreign_option {
     const char *ours;    /**< "gdn_neg_eigval"                                                         */
-    const char *theirs;  /**< "allow_neg_eigval"                                                       */
+    const char *theirs;  /**< "allow_neg_eigval"; NULL: they know the default only, others are not exported */
     const char *name[2]; /**< what ours is called when theirs is false, and true; NULL: the same value */
 } gr_foreign_option;
 

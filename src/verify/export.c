@@ -20,8 +20,9 @@ static bool is_hybrid(const json_t *config)
 static void read_type_config(const gr_mixer_def *def, const json_t *o, json_t *options)
 {
     for (const gr_foreign_option *f = def->foreign; f && f->ours; f++) {
-        json_t *v = json_object_get(o, f->theirs);
+        json_t *v = f->theirs ? json_object_get(o, f->theirs) : NULL;
 
+        if (!v) continue;
         if (f->name[0])
             json_object_set_new(options, f->ours, json_string(f->name[json_is_true(v)]));
         else

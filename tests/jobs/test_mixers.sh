@@ -44,3 +44,9 @@ stages mamba2-llama '(mamba2,attn)' 'M2-*-M2-*' '"use_qk_norm": false' mixer.mam
 refused 'mixer.a_min = 3 is larger than mixer.a_max = 2' convert.pattern='(gdn,attn)' mixer.a_min=3 mixer.a_max=2
 refused 'mixer.dt_min = 1 is larger than mixer.dt_max = 0.1' convert.pattern='(gdn,attn)' mixer.dt_min=1
 refused 'mixer.mamba2_init is given, but no layer is mamba2' convert.pattern='(gdn,attn)' mixer.mamba2_init=mamba_in_the_llama
+
+# A state that hybrid-model-factory does not know stays here.
+graft 1 convert run.out="$dir/small" model.weights="$dir/teacher" convert.pattern='(mamba2,attn)' mixer.mamba2_state=8
+rc=0
+graft 1 export run.out="$dir/small-hf" model.weights="$dir/small" >"$dir/log" 2>&1 || rc=$?
+[ $rc -eq 2 ] && grep -q 'mixer.mamba2_state is not its default' "$dir/log" || { echo "export: exit $rc"; cat "$dir/log"; exit 1; }

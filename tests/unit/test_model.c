@@ -3,8 +3,8 @@
  *
  * The formulas of every op and mixer have float64 oracles of their own (test_ops_*, test_mixer_*); what can still be
  * wrong here is how they are put together. The loss is fp32: along a tensor's own gradient, with a step that moves the
- * loss by some 2e-3, the quotient is good to about 1e-3 (rounding 1e-6 / 2e-3, and the cubic term, 5e-2 at ten times
- * the step where a parameter matters least); a wiring error shows as tens of per cent. */
+ * loss by some 5e-3, the quotient is good to about 1e-2: rounding, which gka's solver amplifies to 5e-5 of a loss of
+ * 300, and the cubic term where a parameter matters least. A wiring error shows as tens of per cent. */
 /*TEST
 np: 1
 timeout: 120
@@ -53,8 +53,6 @@ static double loss_of(gr_model *m, const gr_seq *seq, bool learn)
     return sum[0];
 }
 
-static double step = 2e-3;
-
 static void check_gradients(gr_model *m, const gr_seq *seq, const char *what)
 {
     gr_params_zero_grad(m->params);
@@ -68,7 +66,7 @@ static void check_gradients(gr_model *m, const gr_seq *seq, const char *what)
 
         for (int64_t j = 0; j < n; j++) norm2 += (double)g[j] * g[j];
         CHECK(norm2 > 0, "%s: %s has no gradient", what, p->name);
-        const double eps = step / norm2; /* loss moves by `step` each way */
+        const double eps = 5e-3 / norm2; /* loss moves by 5e-3 each way */
         CHECK(gr_alloc(&old, (uint64_t)n, sizeof *old, "old") == GR_OK, "memory");
         memcpy(old, w, (size_t)n * sizeof *w);
         for (int64_t j = 0; j < n; j++) w[j] = (float)(old[j] + eps * g[j]);
@@ -78,7 +76,7 @@ static void check_gradients(gr_model *m, const gr_seq *seq, const char *what)
         memcpy(w, old, (size_t)n * sizeof *w);
         gr_free(&old);
         const double quotient = (up - down) / (2 * eps * norm2);
-        CHECK(fabs(quotient - 1) < 1e-2, "%s: %s: difference quotient over gradient is %.4f", what, p->name, quotient);
+        CHECK(fabs(quotient - 1) < 2e-2, "%s: %s: difference quotient over gradient is %.4f", what, p->name, quotient);
     }
 }
 
@@ -131,7 +129,6 @@ static void check_hybrid(const gr_ops *ops, const gr_seq *seq, const char *from,
     CHECK(gr_convert(NULL, from, &convert, &mixer, to, &by) == GR_OK, "convert to %s", pattern);
     CHECK(gr_model_open(&m, NULL, ops, to, GR_WHOLE, "*", 0) == GR_OK, "open %s", pattern);
     if (strstr(pattern, "gka")) check_solver(m, seq);
-    step = strstr(pattern, "gka") ? 1e-2 : 2e-3; /* regression on the first tokens of a document: rounding 2e-5 */
     check_gradients(m, seq, pattern);
     check_isolation(m, seq, pattern);
     gr_model_close(&m);
