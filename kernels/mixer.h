@@ -27,7 +27,7 @@ enum {
     GR_MIXER_GATES = 4,
     GR_MIXER_STATES = 12,
     GR_CORE_STATES = 3,
-    GR_CORE_MORE = 4
+    GR_CORE_MORE = 10
 };
 
 /* A type that contains another one (bmojo) puts that one's parameters, tape and states behind its own. What is left for
@@ -50,6 +50,9 @@ typedef struct gr_mixer_spec {
     bool  gka_alpha;       /**< gka: a gate mixes query and solution; off: the solution alone      */
     bool  gka_v_conv;      /**< gka: values pass the short convolution                             */
     bool  gka_output_gate; /**< gka: its output gate                                               */
+    int   mimo_rank;       /**< mamba3: rows of q, k, v and o per token (MIMO); 0 and 1: one (SISO)       */
+    float rope_fraction;   /**< mamba3: part of the state's channels that turn, in [0, 1]               */
+    bool  outproj_norm;    /**< mamba3: RMSNorm of each head before the gate                            */
     int   window; /**< swa: tokens that a query sees, itself included; bmojo: the same, and as many faded ones   */
     int   sink;   /**< swa: the first so many tokens of a document are always seen             */
     bool  untied; /**< bmojo: faded tokens have projections of their own                         */
@@ -61,10 +64,11 @@ typedef struct gr_mixer_spec {
 typedef enum gr_init {
     GR_INIT_ZERO,
     GR_INIT_ONE,
-    GR_INIT_NORMAL, /**< N(0, init_std)                                */
-    GR_INIT_DELTA,  /**< identity convolution: the last tap is 1       */
-    GR_INIT_A_LOG,  /**< log of uniform A: options a_min, a_max        */
-    GR_INIT_DT_BIAS /**< inverse softplus of log-uniform dt: dt_min, dt_max */
+    GR_INIT_NORMAL,  /**< N(0, init_std)                                */
+    GR_INIT_DELTA,   /**< identity convolution: the last tap is 1       */
+    GR_INIT_A_LOG,   /**< log of uniform A: options a_min, a_max        */
+    GR_INIT_DT_BIAS, /**< inverse softplus of log-uniform dt: dt_min, dt_max */
+    GR_INIT_SHARE    /**< 1 / dim[1]: what adds up over it is a mean    */
 } gr_init;
 
 /** A parameter of a layer. Its full name is model.layers.<i>.<prefix>.<name>. */

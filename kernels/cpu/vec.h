@@ -82,4 +82,27 @@ static inline float gr_dsiluf(float x)
     gr_silu_grad(x, &y, &d);
     return d;
 }
+
+/** Sine and cosine, absolute error <= 1e-7. x is fp64 because a phase that has grown would have lost its fraction in
+ * fp32; |x| <= 1e9. */
+static inline void gr_sincos(double x, float *sine, float *cosine)
+{
+    /* x = n pi/2 + r, |r| <= pi/4; sin r and cos r by Cephes' polynomials; n mod 4 says which is which, and the signs.
+     */
+    const double  n = nearbyint(x * 0.63661977236758134308);
+    const float   r = (float)fma(n, -6.123233995736766e-17, fma(n, -1.5707963267948966, x)), r2 = r * r;
+    const int32_t quarter = (int32_t)n;
+    float         s = -1.9515295891e-4f, c = 2.443315711809948e-5f, t;
+
+    s = fmaf(s, r2, 8.3321608736e-3f);
+    s = fmaf(s, r2, -1.6666654611e-1f);
+    s = fmaf(s * r2, r, r);
+    c = fmaf(c, r2, -1.388731625493765e-3f);
+    c = fmaf(c, r2, 4.166664568298827e-2f);
+    c = fmaf(c * r2, r2, fmaf(-0.5f, r2, 1.0f));
+    t = quarter & 1 ? c : s;
+    c = quarter & 1 ? s : c;
+    *sine = quarter & 2 ? -t : t;
+    *cosine = (quarter + 1) & 2 ? -c : c;
+}
 #endif

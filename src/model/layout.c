@@ -23,6 +23,9 @@ gr_mixer_spec gr_mixer_spec_of(const gr_model_spec *spec)
                            .gka_alpha = spec->mixer.gka_alpha,
                            .gka_v_conv = spec->mixer.gka_v_conv,
                            .gka_output_gate = spec->mixer.gka_output_gate,
+                           .mimo_rank = (int)spec->mixer.mamba3_mimo_rank,
+                           .rope_fraction = (float)spec->mixer.mamba3_rope_fraction,
+                           .outproj_norm = spec->mixer.mamba3_outproj_norm,
                            .init_std = (float)spec->init_std};
 }
 

@@ -157,6 +157,7 @@ static float draw(gr_init init, uint64_t seed, uint64_t stream, int64_t i, int64
     case GR_INIT_ONE: return 1.0f;
     case GR_INIT_NORMAL: return (float)l->std * gr_normal(seed, stream, (uint64_t)i);
     case GR_INIT_DELTA: return i % width == width - 1 ? 1.0f : 0.0f;
+    case GR_INIT_SHARE: return 1.0f / (float)width;
     case GR_INIT_A_LOG: /* A = 0 would never forget, and log 0 is no number */
         return (float)log(fmax(l->a_min + (l->a_max - l->a_min) * u, 1e-3));
     case GR_INIT_DT_BIAS: {
@@ -170,11 +171,12 @@ static float draw(gr_init init, uint64_t seed, uint64_t stream, int64_t i, int64
 void gr_init_fill(float *x, const gr_param_spec *spec, const char *name, uint64_t seed, const gr_init_law *law)
 {
     const uint64_t stream = gr_stream_of(name);
+    const int64_t  width = spec->dim[spec->init == GR_INIT_SHARE ? 1 : spec->rank - 1];
     int64_t        n = 1;
 
     for (int i = 0; i < spec->rank; i++) n *= spec->dim[i];
 #pragma omp parallel for schedule(static) if (n > 65536)
-    for (int64_t i = 0; i < n; i++) x[i] = draw(spec->init, seed, stream, i, spec->dim[spec->rank - 1], law);
+    for (int64_t i = 0; i < n; i++) x[i] = draw(spec->init, seed, stream, i, width, law);
 }
 
 gr_status gr_params_init(gr_params *ps, int64_t i, uint64_t seed, const gr_init_law *law)

@@ -40,6 +40,8 @@ stages gdn '(gdn,attn)' 'GDN-*-GDN-*' '"allow_neg_eigval": true' mixer.gdn_neg_e
 stages gka '(gka,attn)' 'GKA-*-GKA-*' '"num_iter": 20' mixer.gka_iterations=20 mixer.gka_v_conv=false
 stages mamba2 '(mamba2,attn)' 'M2-*-M2-*' '"use_qk_norm": true' mixer.a_min=1 mixer.dt_max=0.2
 stages mamba2-llama '(mamba2,attn)' 'M2-*-M2-*' '"use_qk_norm": false' mixer.mamba2_init=mamba_in_the_llama
+stages mamba3 '(mamba3,attn)' 'M3-*-M3-*' '"rope_fraction": 0.5' mixer.dt_max=0.2
+stages mamba3-mimo '(mamba3,attn)' 'M3-*-M3-*' '"mimo_rank": 2' mixer.mamba3_mimo_rank=2 mixer.mamba3_rope_fraction=1 mixer.mamba3_outproj_norm=true
 
 refused 'mixer.a_min = 3 is larger than mixer.a_max = 2' convert.pattern='(gdn,attn)' mixer.a_min=3 mixer.a_max=2
 refused 'mixer.dt_min = 1 is larger than mixer.dt_max = 0.1' convert.pattern='(gdn,attn)' mixer.dt_min=1

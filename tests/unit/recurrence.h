@@ -10,12 +10,13 @@
 #include "kernels/mixer.h"
 #include "tests/unit/oracle.h"
 
-enum { REC_Q, REC_K, REC_V, REC_GATE, REC_PARTS = 12, REC_DOCS = 8 };
+enum { REC_Q, REC_K, REC_V, REC_GATE, REC_PARTS = 16, REC_DOCS = 8 };
 
 typedef struct rec_problem rec_problem;
 
-/** A part's shape in letters: N tokens, R rows per token, H heads, G key heads, K, V widths. What begins with N belongs
- * to tokens, what begins with H is a state. */
+/** A part's shape in letters: N tokens, R rows per token, H heads, G key heads, K, V widths, L as the problem says.
+ * What begins with N belongs to tokens, with H is a state, with P is a parameter (between the others): its gradient is
+ * added. */
 typedef struct rec_part {
     const char *name, *shape;
 } rec_part;
@@ -33,6 +34,11 @@ typedef struct rec_type {
 
     /** Outputs y of head h, and (dx not NULL) its share of the gradient, dx +=. */
     void (*oracle)(const rec_problem *p, int h, const double *x, double *y, const double *w, double *dx);
+
+    /** Where parts REC_GATE and following, up to the states, go in the core's arguments, and (dx not NULL) their
+     * gradients; NULL: gates. */
+    void (*args)(const rec_problem *p, gr_core_args *a, float *x, float *dx);
+    bool one_row; /**< o has one row per token, whatever R is                                            */
 } rec_type;
 
 struct rec_problem {
@@ -42,6 +48,7 @@ struct rec_problem {
     bool            carry;        /**< with states in and their gradients                        */
     double          g_min, b_max; /**< ranges of the gates                                       */
     int             R;            /**< rows per token; 0 means 1                                 */
+    int             L;            /**< a width of the type's own                                 */
 };
 
 static gr_arena *rec_arena;
@@ -59,6 +66,11 @@ static inline int rec_n_part(const rec_problem *p)
 static inline bool rec_is_state(const rec_problem *p, int part)
 {
     return p->type->part[part].shape[0] == 'H';
+}
+
+static inline bool rec_is_parameter(const rec_problem *p, int part)
+{
+    return p->type->part[part].shape[0] == 'P';
 }
 
 static inline int rec_first_state(const rec_problem *p)
@@ -82,6 +94,8 @@ static inline int64_t rec_dim(const rec_problem *p, char letter)
     case 'H': return p->H;
     case 'G': return p->G;
     case 'K': return p->K;
+    case 'L': return p->L;
+    case 'P': return 1;
     default: return p->V;
     }
 }
@@ -112,7 +126,7 @@ static inline int64_t rec_n_in(const rec_problem *p)
 /** Elements of o per token. */
 static inline int64_t rec_o_row(const rec_problem *p)
 {
-    return rec_dim(p, 'R') * p->H * p->V;
+    return (p->type->one_row ? 1 : rec_dim(p, 'R')) * p->H * p->V;
 }
 
 /** Outputs: part 0 is o, then the states. */
@@ -141,16 +155,16 @@ static inline gr_tensor rec_view(const rec_problem *p, float *x, int part)
     gr_tensor   t = {x + rec_at(p, part), GR_F32, 0, {1, 1, 1, 1}};
 
     for (; *s; s++)
-        if (*s == 'R')
+        if (*s == 'R' && !rec_is_state(p, part) && !rec_is_parameter(p, part))
             t.dim[0] *= rec_dim(p, 'R');
-        else
+        else if (*s != 'P')
             t.dim[t.rank++] *= rec_dim(p, *s);
     return t;
 }
 
 static inline gr_tensor rec_out_view(const rec_problem *p, float *y, int part)
 {
-    gr_tensor t = gr_view3(y, GR_F32, p->N * rec_dim(p, 'R'), p->H, p->V);
+    gr_tensor t = gr_view3(y, GR_F32, p->N * rec_o_row(p) / (p->H * p->V), p->H, p->V);
 
     if (part > 0) {
         t = rec_view(p, y, rec_first_state(p) + part - 1);
@@ -303,7 +317,8 @@ static inline gr_core_args rec_args(const rec_problem *p, const gr_seq *seq, flo
         .scratch = rec_arena,
     };
 
-    for (int i = REC_GATE; i < rec_first_state(p); i++) a.gate[i - REC_GATE] = rec_view(p, x, i);
+    for (int i = REC_GATE; i < rec_first_state(p) && !p->type->args; i++) a.gate[i - REC_GATE] = rec_view(p, x, i);
+    if (p->type->args) p->type->args(p, &a, x, NULL);
     for (int i = 0; i < rec_n_state(p); i++) {
         if (p->carry) a.state_in[i] = rec_view(p, x, rec_first_state(p) + i);
         a.state_out[i] = rec_out_view(p, y, 1 + i);
@@ -312,11 +327,12 @@ static inline gr_core_args rec_args(const rec_problem *p, const gr_seq *seq, flo
     return a;
 }
 
-static inline void rec_add_gradients(const rec_problem *p, gr_core_args *a, float *w, float *dx)
+static inline void rec_add_gradients(const rec_problem *p, gr_core_args *a, float *x, float *w, float *dx)
 {
     a->d_o = rec_out_view(p, w, 0);
     a->dq = rec_view(p, dx, REC_Q), a->dk = rec_view(p, dx, REC_K), a->dv = rec_view(p, dx, REC_V);
-    for (int i = REC_GATE; i < rec_first_state(p); i++) a->dgate[i - REC_GATE] = rec_view(p, dx, i);
+    for (int i = REC_GATE; i < rec_first_state(p) && !p->type->args; i++) a->dgate[i - REC_GATE] = rec_view(p, dx, i);
+    if (p->type->args) p->type->args(p, a, x, dx);
     for (int i = 0; p->carry && i < rec_n_state(p); i++) {
         a->dstate_out[i] = rec_out_view(p, w, 1 + i);
         a->dstate_in[i] = rec_view(p, dx, rec_first_state(p) + i);
@@ -333,8 +349,12 @@ static inline void rec_run(const rec_problem *p, float *x, float *y, float *w, f
     poison(y, rec_n_out(p));
     p->type->core->forward(&a, NULL);
     if (!dx) return;
-    poison(dx, rec_n_in(p));
-    rec_add_gradients(p, &a, w, dx);
+    for (int i = 0; i < rec_n_part(p); i++)
+        if (rec_is_parameter(p, i))
+            memset(dx + rec_at(p, i), 0, (size_t)rec_size(p, i) * sizeof *dx);
+        else
+            poison(dx + rec_at(p, i), rec_size(p, i));
+    rec_add_gradients(p, &a, x, w, dx);
     p->type->core->backward(&a, NULL);
 }
 
@@ -402,13 +422,16 @@ static inline rec_problem rec_slice(const rec_problem *p, int from, int to)
     return s;
 }
 
-/** Its tokens' inputs, copied out of the whole's or (back) into them. */
+/** Its tokens' inputs and parameters, copied out of the whole's or (back; those of parameters added) into them. */
 static inline void rec_copy(const rec_problem *s, float *part, const rec_problem *p, float *whole, int from, bool back)
 {
     for (int i = 0; i < rec_first_state(p); i++) {
-        float       *a = part + rec_at(s, i), *b = whole + rec_at(p, i) + from * (rec_size(p, i) / p->N);
-        const size_t n = (size_t)rec_size(s, i) * sizeof *a;
-        memcpy(back ? b : a, back ? a : b, n);
+        const bool   shared = rec_is_parameter(p, i);
+        float       *a = part + rec_at(s, i), *b = whole + rec_at(p, i) + (shared ? 0 : from * (rec_size(p, i) / p->N));
+        const size_t n = (size_t)rec_size(s, i);
+
+        for (size_t j = 0; j < n && shared && back; j++) b[j] += a[j];
+        if (!shared || !back) memcpy(back ? b : a, back ? a : b, n * sizeof *a);
     }
 }
 
@@ -489,7 +512,8 @@ static inline void rec_test_bits(const rec_problem *p, int at)
     CHECK(!memcmp(b.dx, b.dx2, (size_t)n * 4), "gradients depend on the number of threads");
 
     for (int i = 0; i < rec_first_state(p); i++)
-        for (int64_t r = rec_size(p, i) / p->N, j = at * r; j < (at + 1) * r; j++) b.x[rec_at(p, i) + j] *= 0.5f;
+        for (int64_t r = rec_size(p, i) / p->N, j = at * r; j < (at + 1) * r && !rec_is_parameter(p, i); j++)
+            b.x[rec_at(p, i) + j] *= 0.5f;
     for (int64_t r = rec_o_row(p), j = at * r; j < (at + 1) * r; j++) b.w[j] *= 0.5f;
     rec_run(p, b.x, b.y2, b.w, b.dx2);
     for (int d = 0; d < p->n_doc; d++) {
@@ -500,7 +524,7 @@ static inline void rec_test_bits(const rec_problem *p, int at)
             changed |= memcmp(b.y + t * rec_o_row(p), b.y2 + t * rec_o_row(p), row) != 0;
             for (int i = 0; i < rec_first_state(p); i++) {
                 const int64_t r = rec_size(p, i) / p->N, from = rec_at(p, i) + t * r;
-                changed |= memcmp(b.dx + from, b.dx2 + from, (size_t)r * 4) != 0;
+                if (!rec_is_parameter(p, i)) changed |= memcmp(b.dx + from, b.dx2 + from, (size_t)r * 4) != 0;
             }
         }
         CHECK(changed == own, "token %d perturbed: document %d %s", at, d, own ? "did not change" : "changed");

@@ -140,6 +140,7 @@ int main(void)
         "(gdn,attn)",
         "(gka,attn)",
         "(mamba2,attn)",
+        "(mamba3,attn)",
     };
     const gr_ops       *ops = NULL;
     const gr_seq        seq = packed();

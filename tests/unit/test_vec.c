@@ -65,6 +65,20 @@ static void accuracy(void)
     }
 }
 
+/* Phases: absolute error, for they pass through 0; also where they have grown large. */
+static void phases(void)
+{
+    static const double from[] = {-10, 1e6, -1e9, 1e9 - 10};
+
+    for (int i = 0; i < 4; i++)
+        for (double x = from[i]; x < from[i] + 10; x += 1.1e-4) {
+            float s, c;
+
+            gr_sincos(x, &s, &c);
+            CHECK(fabs(s - sin(x)) <= 1e-7 && fabs(c - cos(x)) <= 1e-7, "sincos(%.9g) = %.9g, %.9g", x, s, c);
+        }
+}
+
 static void edges(void)
 {
     CHECK(gr_expf(0) == 1 && gr_expf(-0.0f) == 1, "e^0");
@@ -98,6 +112,7 @@ static void same_everywhere(void)
 int main(void)
 {
     accuracy();
+    phases();
     edges();
     same_everywhere();
     return check_result();
