@@ -195,7 +195,7 @@ void gr_config_close(gr_config **cfg)
 {
     if (!*cfg) return;
     for (const gr_key *key = gr_keys; key < gr_keys + GR_N_KEYS; key++) {
-        if (key->type == GR_KEY_STR || key->type == GR_KEY_ENUM) gr_free(GR_MEMBER(char *, *cfg, key));
+        if (key->type == GR_KEY_STR) gr_free(GR_MEMBER(char *, *cfg, key));
         if (key->type == GR_KEY_STRS) gr_value_clear(*cfg, key);
     }
     gr_free(cfg);

@@ -11,6 +11,7 @@
 enum {
     GR_WHERE_MAX = GR_PATH_MAX + 512, /**< "path:line: section.key = value" */
     GR_CLIP_MAX = 64,                 /**< of a value quoted in a message   */
+    GR_CHOICES_MAX = 128,             /**< of the alternatives of a GR_ENUM */
     GR_N_KEYS = 0
 #define GR_INT(...)  +1
 #define GR_NUM(...)  +1

@@ -101,17 +101,27 @@ out:
     return st;
 }
 
-static gr_status set_enum(char **v, const gr_key *key, const char *text, const char *where)
+/* The alternatives of a key, each ended by a zero: values point at them, and nobody owns a value. */
+static const char *alternatives(const gr_key *key)
 {
-    gr_status    st = GR_OK;
-    const size_t n = strlen(text);
-    char        *copy = NULL;
+    static char words[GR_N_KEYS][GR_CHOICES_MAX];
+    char       *w = words[key - gr_keys];
 
-    for (const char *p = key->choices; *p && !copy; p += strcspn(p, "|"), p += *p == '|')
-        if (n == strcspn(p, "|") && !strncmp(p, text, n)) GR_TRY(gr_strdup(&copy, text));
-    GR_CHECK(copy, GR_ERR_CONFIG, "%s: expected one of %s", where, key->choices);
-    gr_free(v);
-    *v = copy;
+    if (!*w) {
+        snprintf(w, GR_CHOICES_MAX - 1, "%s", key->choices);
+        for (char *bar = w; (bar = strchr(bar, '|')); bar++) *bar = 0;
+    }
+    return w;
+}
+
+static gr_status set_enum(const char **v, const gr_key *key, const char *text, const char *where)
+{
+    gr_status   st = GR_OK;
+    const char *w = alternatives(key);
+
+    while (*w && strcmp(w, text) != 0) w += strlen(w) + 1;
+    GR_CHECK(*w, GR_ERR_CONFIG, "%s: expected one of %s", where, key->choices);
+    *v = w;
 out:
     return st;
 }
@@ -199,7 +209,7 @@ gr_status gr_value_set(gr_config *cfg, const gr_key *key, const char *text, cons
     case GR_KEY_NUM: return set_num(GR_MEMBER(double, cfg, key), key, text, where);
     case GR_KEY_BOOL: return set_bool(GR_MEMBER(bool, cfg, key), text, where);
     case GR_KEY_STR: return set_str(GR_MEMBER(char *, cfg, key), key, text, where);
-    case GR_KEY_ENUM: return set_enum(GR_MEMBER(char *, cfg, key), key, text, where);
+    case GR_KEY_ENUM: return set_enum(GR_MEMBER(const char *, cfg, key), key, text, where);
     case GR_KEY_STRS: break;
     }
     gr_value_clear(cfg, key);

@@ -1,3 +1,4 @@
+#include "config/options.h"
 #include "model/import.h"
 #include "model/model.h"
 #include "util/mem.h"
@@ -115,6 +116,24 @@ out:
     return st;
 }
 
+/* An option of a type that no layer has was meant for something. */
+static gr_status check_options(const gr_cfg_mixer *options, const gr_mixer *const *mixer, int n_layer,
+                               const char *pattern)
+{
+    gr_status st = GR_OK;
+
+    for (const gr_mixer *m = gr_mixers; m < gr_mixers + gr_n_mixers; m++) {
+        const char *given = gr_options_given(options, m->def->name);
+        int         i = 0;
+
+        while (i < n_layer && mixer[i] != m) i++;
+        GR_CHECK0(!given || i < n_layer, GR_ERR_CONFIG, "mixer.%s is given, but no layer is %s (pattern %s)", given,
+                  m->def->name, pattern);
+    }
+out:
+    return st;
+}
+
 gr_status gr_convert(const gr_comm *c, const char *weights, const gr_cfg_convert *convert, const gr_cfg_mixer *options,
                      const char *out, const gr_provenance *by)
 {
@@ -131,12 +150,12 @@ gr_status gr_convert(const gr_comm *c, const char *weights, const gr_cfg_convert
     GR_CHECK0(!strstr(gr_weights_config_json(cv.from), "\"graft\""), GR_ERR_INPUT,
               "%s is a hybrid already (pattern %s): convert starts from a Transformer", gr_weights_path(cv.from),
               gr_weights_pattern(cv.from));
-    st = gr_model_spec_options(gr_weights_config_json(cv.from), (int)options->conv_width, (int)options->chunk,
-                               options->neg_eigval, &config);
+    st = gr_model_spec_options(gr_weights_config_json(cv.from), options, &config);
     if (st == GR_OK) st = gr_model_spec_parse(&spec, config, gr_weights_path(cv.from));
     if (st == GR_OK) st = gr_alloc(&mixer, (uint64_t)spec.n_layer, sizeof(void *), "pattern");
     if (st == GR_OK) st = gr_pattern_parse(convert->pattern, spec.n_layer, mixer);
     if (st == GR_OK) st = gr_pattern_text(mixer, spec.n_layer, &pattern);
+    if (st == GR_OK) st = check_options(options, mixer, spec.n_layer, pattern);
     if (st == GR_OK) st = gr_params_open(&ps, NULL);
     if (st == GR_OK) st = gr_model_layout(ps, &spec, mixer, GR_WHOLE, &cv.at);
     cv.ps = ps;

@@ -28,8 +28,9 @@ static gr_status hybrid_config(json_t *o, const gr_model_spec *spec, const gr_mi
         if (mixer[i] == gr_mixer_attention()) continue;
         any = true;
         snprintf(type, sizeof type, "%s_config", mixer[i]->def->name);
-        json_object_set_new(
-            o, type, json_pack("{s:i, s:b}", "conv_size", spec->conv_width, "allow_neg_eigval", (int)spec->neg_eigval));
+        json_object_set_new(o, type,
+                            json_pack("{s:I, s:b}", "conv_size", (json_int_t)spec->mixer.conv_width, "allow_neg_eigval",
+                                      (int)spec->mixer.gdn_neg_eigval));
     }
     json_object_del(o, "graft");
     if (!any) goto out;

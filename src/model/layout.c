@@ -11,9 +11,9 @@ gr_mixer_spec gr_mixer_spec_of(const gr_model_spec *spec)
                            .head_dim = spec->head_dim,
                            .qk_norm = spec->qk_norm,
                            .norm_eps = (float)spec->norm_eps,
-                           .conv_width = spec->conv_width,
-                           .chunk = spec->chunk,
-                           .neg_eigval = spec->neg_eigval,
+                           .conv_width = (int)spec->mixer.conv_width,
+                           .chunk = (int)spec->mixer.chunk,
+                           .neg_eigval = spec->mixer.gdn_neg_eigval,
                            .init_std = (float)spec->init_std};
 }
 

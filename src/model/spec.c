@@ -1,4 +1,5 @@
 #include "model/spec.h"
+#include "config/options.h"
 #include "util/json.h"
 #include <math.h>
 #include <string.h>
@@ -119,26 +120,6 @@ static gr_status read_int(const json_t *o, const char *name, const char *key, in
     return st;
 }
 
-/* The member "graft" of a hybrid: options its mixers were made with (convert writes it). */
-static gr_status read_options(gr_model_spec *s, const json_t *graft, const char *name)
-{
-    gr_status     st = GR_OK;
-    const json_t *v = NULL;
-
-    s->conv_width = 4;
-    s->chunk = 64;
-    if (!graft) goto out;
-    GR_CHECK0(json_is_object(graft) && json_object_size(graft) == 3, GR_ERR_INPUT,
-              "%s: graft: expected conv_width, chunk, neg_eigval", name);
-    GR_TRY(read_int(graft, name, "conv_width", 7, &s->conv_width));
-    GR_TRY(read_int(graft, name, "chunk", 256, &s->chunk));
-    v = json_object_get(graft, "neg_eigval");
-    GR_CHECK0(json_is_boolean(v), GR_ERR_INPUT, "%s: graft.neg_eigval: expected true or false", name);
-    s->neg_eigval = json_is_true(v);
-out:
-    return st;
-}
-
 gr_status gr_model_spec_parse(gr_model_spec *spec, const char *config_json, const char *name)
 {
     gr_status     st = GR_OK;
@@ -186,7 +167,8 @@ gr_status gr_model_spec_parse(gr_model_spec *spec, const char *config_json, cons
     v = json_object_get(o, "tie_word_embeddings");
     GR_CHECK0(!v || json_is_boolean(v), GR_ERR_INPUT, "%s: tie_word_embeddings: expected true or false", name);
     s.tied = json_is_true(v);
-    GR_TRY(read_options(&s, json_object_get(o, "graft"), name));
+    s.mixer = gr_options_default();
+    if (json_object_get(o, "graft")) GR_TRY(gr_options_parse(&s.mixer, json_object_get(o, "graft"), name));
     json_object_foreach(o, key, v) GR_TRY(check_member(&s, key, v, name));
     GR_CHECK0(s.rope_theta > 1 && s.rope_theta < 1e12 && s.norm_eps > 0 && s.norm_eps < 1 && s.init_std > 0 &&
                   s.init_std < 10,
@@ -198,17 +180,17 @@ out:
     return st;
 }
 
-gr_status gr_model_spec_options(const char *config_json, int conv_width, int chunk, bool neg_eigval, char **out)
+gr_status gr_model_spec_options(const char *config_json, const gr_cfg_mixer *options, char **out)
 {
     gr_status st = GR_OK;
-    json_t   *o = NULL;
+    json_t   *o = NULL, *graft = NULL;
 
     GR_TRY(gr_json_parse(config_json, strlen(config_json), "config_json", &o));
-    json_object_set_new(
-        o, "graft",
-        json_pack("{s:i, s:i, s:b}", "conv_width", conv_width, "chunk", chunk, "neg_eigval", (int)neg_eigval));
+    GR_TRY(gr_options_json(options, &graft));
+    json_object_set(o, "graft", graft);
     GR_TRY(gr_json_dump(o, 2, out));
 out:
+    json_decref(graft);
     json_decref(o);
     return st;
 }

@@ -36,8 +36,8 @@ static gr_status read_pattern(const char *path, const json_t *config, const gr_m
         snprintf(member, sizeof member, "%s_config", mixer[i]->def->name);
         o = json_object_get(config, member);
         if (o && !*options)
-            *options = json_pack("{s:O, s:i, s:O}", "conv_width", json_object_get(o, "conv_size"), "chunk", 64,
-                                 "neg_eigval", json_object_get(o, "allow_neg_eigval"));
+            *options = json_pack("{s:O, s:O}", "conv_width", json_object_get(o, "conv_size"), "gdn_neg_eigval",
+                                 json_object_get(o, "allow_neg_eigval"));
     }
     GR_CHECK(!*p, GR_ERR_INPUT, "%s: hybrid_override_pattern is longer than %d layers", path, n_layer);
 out:

@@ -8,6 +8,7 @@
 np: 1 2 3 4
 timeout: 120
 */
+#include "config/options.h"
 #include "model/import.h"
 #include "tests/tiny.h"
 #include "train/steps.h"
@@ -125,10 +126,11 @@ static void make_hybrid(gr_comm *world, const char *config, const char *path)
 {
     const gr_provenance  by = {"test", "0", "0", "now", "", "{}"};
     const gr_cfg_convert convert = {.pattern = "(attn,gdn)", .init = "attention", .conv_init = "delta", .seed = 3};
-    const gr_cfg_mixer   mixer = {.conv_width = 4, .chunk = 16};
+    gr_cfg_mixer         mixer = gr_options_default();
     gr_model            *m = NULL;
     char                 from[GR_PATH_MAX];
 
+    mixer.chunk = 16; /* several to a sequence */
     gr_path(from, "%s/transformer.h5", tiny_dir());
     CHECK(gr_model_create(&m, world, &gr_ops_cpu, config, "", "*", 7) == GR_OK &&
               gr_model_save(m, world, from, &by) == GR_OK,

@@ -89,9 +89,13 @@ static char said[1 << 18]; /* stdout and stderr of the last child */
 /* As if not started by mpirun ourselves; what the harness asks of mpirun stays. */
 static void forget_launcher(void)
 {
-    static const char *const keep[] = {"OMPI_ALLOW_RUN_AS_ROOT", "OMPI_MCA_rmaps_base_oversubscribe",
-                                       "OMPI_MCA_mpi_yield_when_idle", "OMPI_MCA_hwloc_base_binding_policy",
-                                       "OMPI_MCA_btl_vader_backing_directory", "OMPI_MCA_pml", "OMPI_MCA_btl"};
+    static const char *const keep[] = {"OMPI_ALLOW_RUN_AS_ROOT",
+                                       "OMPI_MCA_rmaps_base_oversubscribe",
+                                       "OMPI_MCA_mpi_yield_when_idle",
+                                       "OMPI_MCA_hwloc_base_binding_policy",
+                                       "OMPI_MCA_btl_vader_backing_directory",
+                                       "OMPI_MCA_pml",
+                                       "OMPI_MCA_btl"};
     extern char            **environ;
     char                     name[256];
 

@@ -111,9 +111,9 @@ static const hostile refused[] = {
     {"align", "optim:\n  lr: -1e-9\n", NULL, "below the least value 0"},
     {"align", "optim:\n  eps: 1e-400\n", NULL, "below the least value 1e-30"},
     /* other types */
-    {"convert", "mixer:\n  neg_eigval: yes\n", NULL, "mixer.neg_eigval = yes: expected true or false"},
-    {"convert", "mixer:\n  neg_eigval: True\n", NULL, "expected true or false"},
-    {"convert", "mixer:\n  neg_eigval: 'true'\n", NULL, "found a quoted string, expected true or false"},
+    {"convert", "mixer:\n  gdn_neg_eigval: yes\n", NULL, "mixer.gdn_neg_eigval = yes: expected true or false"},
+    {"convert", "mixer:\n  gdn_neg_eigval: True\n", NULL, "expected true or false"},
+    {"convert", "mixer:\n  gdn_neg_eigval: 'true'\n", NULL, "found a quoted string, expected true or false"},
     {"align", "run:\n  backend: gpu\n", NULL, "run.backend = gpu: expected one of cpu|cuda"},
     {"align", "run:\n  backend: cp\n", NULL, "expected one of cpu|cuda"},
     {"align", "run:\n  backend: \"cpu|cuda\"\n", NULL, "expected one of cpu|cuda"},

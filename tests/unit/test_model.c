@@ -9,6 +9,7 @@
 np: 1
 timeout: 120
 */
+#include "config/options.h"
 #include "loss/token.h"
 #include "model/import.h"
 #include "tests/tiny.h"
@@ -106,10 +107,11 @@ int main(void)
     const gr_seq         seq = packed();
     const gr_provenance  by = {"test", "0", "0", "now", "", "{}"};
     const gr_cfg_convert convert = {.pattern = "(gdn,attn)", .init = "attention", .conv_init = "normal", .seed = 3};
-    const gr_cfg_mixer   mixer = {.conv_width = 4, .chunk = 16};
+    gr_cfg_mixer         mixer = gr_options_default();
     char                 path[GR_PATH_MAX], note[160], from[GR_PATH_MAX], to[GR_PATH_MAX];
     gr_model            *m = NULL;
 
+    mixer.chunk = 16; /* several to a sequence */
     CHECK(gr_backend_open("cpu", 1, &ops, note, sizeof note) == GR_OK, "backend");
     CHECK(tiny_write(path, "llama.json", tiny_llama) == GR_OK &&
               gr_model_create(&m, NULL, ops, path, "", "*", 5) == GR_OK,

@@ -3,6 +3,7 @@
 np: 1
 timeout: 30
 */
+#include "config/options.h"
 #include "model/pattern.h"
 #include "model/spec.h"
 #include "tests/check.h"
@@ -40,14 +41,19 @@ static void check_spec(void)
         "\"layer_types\": [\"full_attention\", \"sliding_attention\"]",
         "\"tie_word_embeddings\": 1",
         "\"rope_theta\": -1",
-        "\"graft\": {\"conv_width\": 4}",
-        "\"graft\": {\"conv_width\": 9, \"chunk\": 64, \"neg_eigval\": false}",
+        "\"graft\": {\"conv_width\": 9}",
+        "\"graft\": {\"conv_width\": 4.0}",
+        "\"graft\": {\"conv_width\": \"4\"}",
+        "\"graft\": {\"gdn_neg_eigval\": 1}",
+        "\"graft\": {\"width\": 4}",
+        "\"graft\": [4]",
     };
     gr_model_spec s;
+    gr_cfg_mixer  options = gr_options_default();
     char         *text = NULL;
 
     CHECK(parse("", &s) == GR_OK && s.n_kv_head == 4 && s.head_dim == 16 && !s.tied && !s.qk_norm &&
-              s.rope_theta == 1e4 && s.conv_width == 4,
+              s.rope_theta == 1e4 && s.mixer.conv_width == 4 && s.mixer.chunk == 64,
           "defaults");
     CHECK(parse("\"num_key_value_heads\": 2, \"head_dim\": 32, \"rope_theta\": 5e5, \"tie_word_embeddings\": true",
                 &s) == GR_OK &&
@@ -64,9 +70,12 @@ static void check_spec(void)
     CHECK(gr_model_spec_parse(&s, "[]", "x") == GR_ERR_INPUT, "no object");
 
     /* what convert and extend leave behind is read back */
-    CHECK(gr_model_spec_options("{" LLAMA "}", 3, 32, true, &text) == GR_OK &&
-              gr_model_spec_parse(&s, text, "x") == GR_OK && s.conv_width == 3 && s.chunk == 32 && s.neg_eigval,
+    options.conv_width = 3, options.chunk = 32, options.gdn_neg_eigval = true;
+    CHECK(gr_model_spec_options("{" LLAMA "}", &options, &text) == GR_OK &&
+              gr_model_spec_parse(&s, text, "x") == GR_OK && s.mixer.conv_width == 3 && s.mixer.chunk == 32 &&
+              s.mixer.gdn_neg_eigval,
           "options");
+    CHECK(!strcmp(gr_options_given(&options, "gdn"), "gdn_neg_eigval") && !gr_options_given(&options, "attn"), "given");
     gr_free(&text);
     CHECK(gr_model_spec_extend("{" LLAMA ", \"rope_parameters\": {\"rope_theta\": 1e4, \"rope_type\": \"default\"}}",
                                4e4, 512, &text) == GR_OK &&
