@@ -37,18 +37,19 @@ enum { GR_INNER_PARAMS = 24, GR_INNER_TAPE = 24, GR_INNER_STATES = 8 };
 /** The layer a mixer is built for. Attention and what replaces it get the same. */
 typedef struct gr_mixer_spec {
     int   hidden, n_head, n_kv_head, head_dim;
-    bool  qk_norm;    /**< attention normalises q and k per head (Qwen3)                     */
-    float norm_eps;   /**< of the model's norms                                              */
-    int   conv_width; /**< taps of the short convolution; 4 in every published checkpoint    */
-    int   chunk;      /**< tokens per chunk of a recurrence                                  */
-    bool  neg_eigval; /**< write strength in (0, 2) instead of (0, 1)                        */
-    float init_std;   /**< of random projections (config.json initializer_range)             */
-    int   window;     /**< swa: tokens that a query sees, itself included; bmojo: the same, and as many faded ones   */
-    int   sink;       /**< swa: the first so many tokens of a document are always seen             */
-    bool  untied;     /**< bmojo: faded tokens have projections of their own                         */
-    /** bmojo: what its faded tokens come from; a recurrent type. Code here knows no type by name, so whoever reads
-     * configurations (src/mixers) resolves the name, and gives the core of the backend in gr_mixer_ctx.inner. */
-    const struct gr_mixer_def *inner;
+    bool  qk_norm;              /**< attention normalises q and k per head (Qwen3)                     */
+    float norm_eps;             /**< of the model's norms                                              */
+    int   conv_width;           /**< taps of the short convolution; 4 in every published checkpoint    */
+    int   chunk;                /**< tokens per chunk of a recurrence                                  */
+    bool  neg_eigval;           /**< write strength in (0, 2) instead of (0, 1)                        */
+    float init_std;             /**< of random projections (config.json initializer_range)             */
+    int   swa_window, swa_sink; /**< tokens a query sees, itself included; and always the document's first so many */
+    int   bmojo_window;         /**< tokens a query sees as they are, itself included; then as many faded ones       */
+    bool  bmojo_tied;           /**< faded tokens pass the same projections as the others; else their own           */
+    /** The type that bmojo's faded tokens come from, any that does not attend. kernels/ knows no type by name: whoever
+     * reads the configuration resolves the name (src/model/layout.c), and hands the inner type's core on the backend in
+     * use to the layer beside the layer's own (gr_mixer_ctx.inner). */
+    const struct gr_mixer_def *bmojo_inner;
 } gr_mixer_spec;
 
 typedef enum gr_init {
@@ -82,9 +83,10 @@ typedef struct gr_core_args {
     int           n_row;        /**< rows of q, k, v, o per token, [N, n_row, heads, width] then; 0 means 1     */
     int           window, sink; /**< attention: a query sees the last `window` tokens, itself included, and the first
                                      `sink` of its document; window 0: all of them                       */
+    bool decode;                /**< attention of one query: k and v [n, G, ..] are a cache, all of which it sees;
+                                     so are keys and values among `more`                                 */
     float     scale;            /**< multiplies q k^T                                        */
-    gr_tensor q, k, v; /**< [N, H, K], [N, G, K], [N, G, V]. Attention decodes when there is one query, and k and
-                            v have another number of rows: a cache, of which the query sees everything */
+    gr_tensor q, k, v;          /**< [N, H, K], [N, G, K], [N, G, V]                         */
     gr_tensor gate[GR_MIXER_GATES]; /**< [N, H] each, as the type declares                       */
     gr_tensor o;                    /**< [N, H, V]                                               */
     gr_tensor aux;                  /**< [N, H] by-product backward needs (attention: log-sum-exp) or none */
@@ -113,7 +115,7 @@ typedef struct gr_mixer_core {
 typedef struct gr_mixer_ctx {
     const gr_ops        *op;
     const gr_mixer_core *core;
-    const gr_mixer_core *inner; /**< core of spec->inner, or NULL where no type of the model contains another  */
+    const gr_mixer_core *inner; /**< core of spec->bmojo_inner; NULL where no layer contains another type      */
     const gr_mixer_spec *spec;
     const gr_seq        *seq;
     gr_tensor            rope_cs; /**< [N, D] table of this batch (kernels/backend.h)     */
@@ -138,12 +140,13 @@ typedef struct gr_mixer_cost {
 
 /** Definition of a type. */
 typedef struct gr_mixer_def {
-    const char *name;    /**< in configs and patterns: "gdn"                                      */
-    const char *symbol;  /**< in hybrid-model-factory's pattern string: "GDN"                     */
-    const char *prefix;  /**< of its tensors inside a layer: "gdn"                                */
-    const char *source;  /**< paper and equations                                                 */
-    int         gain;    /**< a parameter that y is proportional to: alignment sets its scale     */
-    bool        attends; /**< it looks at keys itself: no recurrence, so not to be contained in bmojo      */
+    const char *name;     /**< in configs and patterns: "gdn"                                      */
+    const char *symbol;   /**< in hybrid-model-factory's pattern string: "GDN"                     */
+    const char *prefix;   /**< of its tensors inside a layer: "gdn"                                */
+    const char *source;   /**< paper and equations                                                 */
+    int         gain;     /**< a parameter that y is proportional to: alignment sets its scale     */
+    bool        attends;  /**< it looks at keys itself: no recurrence, so not to be contained in bmojo      */
+    bool        contains; /**< it contains spec->bmojo_inner                                               */
 
     /** Fill `p`, return how many. Pure. */
     int (*params)(const gr_mixer_spec *spec, gr_param_spec p[GR_MIXER_PARAMS]);
