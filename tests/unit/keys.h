@@ -233,8 +233,9 @@ static inline void layer_check(layer *l, double (*f)(const void *), double tol, 
     }
 }
 
-/** Token by token, from states of NaN, against forward; `bytes` of state. One document. */
-static inline void layer_decode(layer *l, double tol, double bytes)
+/** Token by token against forward; `bytes` of state, of which the first n_cache tensors begin as NaN, since nobody may
+ * look at what was not written, and the others, an inner recurrence's, as zero. One document. */
+static inline void layer_decode(layer *l, double tol, double bytes, int n_cache)
 {
     const int64_t  N = tokens(l->c), hid = l->spec.hidden;
     float         *y = poisoned(N * hid), *y2 = poisoned(N * hid);
@@ -246,7 +247,8 @@ static inline void layer_decode(layer *l, double tol, double bytes)
     layer_reset();
     for (int i = 0, n = l->def->state_shape(&l->spec, N, &state); i < n; i++) {
         used += 4 * (double)gr_count(state.t[i]);
-        state.t[i].data = take(gr_count(state.t[i]) + 1, 4); /* zero: what an inner recurrence begins with */
+        state.t[i].data = take(gr_count(state.t[i]) + 1, 4);
+        if (i < n_cache) poison(state.t[i].data, gr_count(state.t[i]));
     }
     CHECK(used == bytes && l->def->cost(&l->spec, N).state_bytes == bytes, "%s: %g bytes of state, %g by cost, not %g",
           l->c->name, used, l->def->cost(&l->spec, N).state_bytes, bytes);

@@ -249,7 +249,7 @@ static void check_decode(int window, int sink, int64_t n)
     layer               l;
 
     layer_open(&l, &c, m->def, m->cpu, NULL, spec);
-    layer_decode(&l, TOL, 2.0 * 4 * 2 * 16 * (double)(window + sink < n ? window + sink : n));
+    layer_decode(&l, TOL, 2.0 * 4 * 2 * 16 * (double)(window + sink < n ? window + sink : n), 2);
     take_back();
 }
 
