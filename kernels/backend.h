@@ -76,7 +76,7 @@ typedef struct gr_ops {
 
     /* ---- norms; rows [R, D] ---- */
 
-    /** y = x rstd w,  rstd = (mean(x^2) + eps)^-1/2 [R]. */
+    /** y = x rstd w,  rstd = (mean(x^2) + eps)^-1/2 [R].  w [D], or [G, D]: row r takes w's row r mod G. */
     void (*rmsnorm)(gr_tensor y, gr_tensor rstd, gr_tensor x, gr_tensor w, float eps, gr_stream *s);
     /** dx = (dx may be dy), dw += . */
     void (*rmsnorm_back)(gr_tensor dx, gr_tensor dw, gr_tensor dy, gr_tensor x, gr_tensor rstd, gr_tensor w,
@@ -107,7 +107,7 @@ typedef struct gr_ops {
 
     /** h = silu(g) u. */
     void (*swiglu)(gr_tensor h, gr_tensor g, gr_tensor u, gr_stream *s);
-    /** dg, du = ; may be g, u themselves. */
+    /** dg, du = ; may be g, u themselves, or dh. */
     void (*swiglu_back)(gr_tensor dg, gr_tensor du, gr_tensor dh, gr_tensor g, gr_tensor u, gr_stream *s);
 
     /* ---- what recurrent mixers share ---- */
@@ -127,6 +127,16 @@ typedef struct gr_ops {
     /** da =, da_log +=, ddt_bias +=. */
     void (*decay_back)(gr_tensor da, gr_tensor da_log, gr_tensor ddt_bias, gr_tensor dg, gr_tensor g, gr_tensor a,
                        gr_tensor a_log, gr_tensor dt_bias, gr_stream *s);
+
+    /** y = softplus(x + b): step sizes. x, y [N, H]; b [H]. */
+    void (*softplus)(gr_tensor y, gr_tensor x, gr_tensor b, gr_stream *s);
+    /** dx = (may be dy), db += (may be none). */
+    void (*softplus_back)(gr_tensor dx, gr_tensor db, gr_tensor dy, gr_tensor x, gr_tensor b, gr_stream *s);
+
+    /** Past the recurrence: y_h += d_h x_g, g = h / (H / G). y [N, H, D], x [N, G, D], d [H]. */
+    void (*skip)(gr_tensor y, gr_tensor x, gr_tensor d, gr_stream *s);
+    /** dx +=, dd += (may be none). */
+    void (*skip_back)(gr_tensor dx, gr_tensor dd, gr_tensor dy, gr_tensor x, gr_tensor d, gr_stream *s);
 
     /** y = scale sigmoid(x);  dx = dy y (1 - y / scale). */
     void (*sigmoid)(gr_tensor y, gr_tensor x, float scale, gr_stream *s);

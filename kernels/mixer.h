@@ -37,15 +37,18 @@ enum { GR_INNER_PARAMS = 24, GR_INNER_TAPE = 24, GR_INNER_STATES = 8 };
 /** The layer a mixer is built for. Attention and what replaces it get the same. */
 typedef struct gr_mixer_spec {
     int   hidden, n_head, n_kv_head, head_dim;
-    bool  qk_norm;              /**< attention normalises q and k per head (Qwen3)                     */
-    float norm_eps;             /**< of the model's norms                                              */
-    int   conv_width;           /**< taps of the short convolution; 4 in every published checkpoint    */
-    int   chunk;                /**< tokens per chunk of a recurrence                                  */
-    bool  neg_eigval;           /**< write strength in (0, 2) instead of (0, 1)                        */
-    float init_std;             /**< of random projections (config.json initializer_range)             */
-    int   swa_window, swa_sink; /**< tokens a query sees, itself included; and always the document's first so many */
-    int   bmojo_window;         /**< tokens a query sees as they are, itself included; then as many faded ones       */
-    bool  bmojo_tied;           /**< faded tokens pass the same projections as the others; else their own           */
+    bool  qk_norm;    /**< attention normalises q and k per head (Qwen3)                     */
+    float norm_eps;   /**< of the model's norms                                              */
+    int   conv_width; /**< taps of the short convolution; 4 in every published checkpoint    */
+    int   chunk;      /**< tokens per chunk of a recurrence                                  */
+    bool  neg_eigval; /**< write strength in (0, 2) instead of (0, 1)                        */
+    float init_std;   /**< of random projections (config.json initializer_range)             */
+
+    bool mamba2_llama; /**< mamba2: starts as Mamba-in-the-Llama has it: gate not from attention, no norms of B and C */
+
+    int  swa_window, swa_sink; /**< tokens a query sees, itself included; and always the document's first so many */
+    int  bmojo_window;         /**< tokens a query sees as they are, itself included; then as many faded ones       */
+    bool bmojo_tied;           /**< faded tokens pass the same projections as the others; else their own           */
     /** The type that bmojo's faded tokens come from, any that does not attend. kernels/ knows no type by name: whoever
      * reads the configuration resolves the name (src/model/layout.c), and hands the inner type's core on the backend in
      * use to the layer beside the layer's own (gr_mixer_ctx.inner). */
@@ -57,8 +60,8 @@ typedef enum gr_init {
     GR_INIT_ONE,
     GR_INIT_NORMAL, /**< N(0, init_std)                                */
     GR_INIT_DELTA,  /**< identity convolution: the last tap is 1       */
-    GR_INIT_A_LOG,  /**< log U(0, 16), bounded away from 0             */
-    GR_INIT_DT_BIAS /**< inverse softplus of log-uniform [1e-3, 0.1]   */
+    GR_INIT_A_LOG,  /**< log of uniform A: options a_min, a_max        */
+    GR_INIT_DT_BIAS /**< inverse softplus of log-uniform dt: dt_min, dt_max */
 } gr_init;
 
 /** A parameter of a layer. Its full name is model.layers.<i>.<prefix>.<name>. */

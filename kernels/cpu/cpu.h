@@ -75,6 +75,12 @@ void gr_cpu_conv_back(gr_tensor dx, gr_tensor dw, gr_tensor db, gr_tensor dhead,
 void gr_cpu_decay(gr_tensor g, gr_tensor a, gr_tensor a_log, gr_tensor dt_bias, gr_stream *s);
 void gr_cpu_decay_back(gr_tensor da, gr_tensor da_log, gr_tensor ddt_bias, gr_tensor dg, gr_tensor g, gr_tensor a,
                        gr_tensor a_log, gr_tensor dt_bias, gr_stream *s);
+void gr_cpu_softplus(gr_tensor y, gr_tensor x, gr_tensor b, gr_stream *s);
+void gr_cpu_softplus_back(gr_tensor dx, gr_tensor db, gr_tensor dy, gr_tensor x, gr_tensor b, gr_stream *s);
+
+/* skip.c */
+void gr_cpu_skip(gr_tensor y, gr_tensor x, gr_tensor d, gr_stream *s);
+void gr_cpu_skip_back(gr_tensor dx, gr_tensor dd, gr_tensor dy, gr_tensor x, gr_tensor d, gr_stream *s);
 
 /* token_loss.c, align_loss.c */
 void gr_cpu_token_loss(gr_tensor dz, gr_tensor sum, gr_tensor z, const gr_targets *t, gr_stream *s);

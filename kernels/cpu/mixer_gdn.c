@@ -9,6 +9,7 @@
  * those of docs/math.md 2.3 [D1] and 2.4 [D2].
  *
  * Long for one file, and one on purpose: a mixer is one file per backend (docs/howto/add_mixer.md). */
+#include "kernels/attention.h"
 #include "kernels/cpu/chunk.h"
 #include "kernels/cpu/tri.h"
 #include "kernels/cpu/vec.h"
@@ -338,34 +339,16 @@ static int params(const gr_mixer_spec *s, gr_param_spec p[GR_MIXER_PARAMS])
     return N_PARAM;
 }
 
-/* Projections are the attention's; its q and k norms have no place here (the L2 norm replaces them). The output gate
- * starts as (W_O^T + W_V repeated) / 2. The repetition is by rows, row i taking W_V's row i / rep, which stretches
- * channels inside a head instead of repeating heads: so hybrid-model-factory does it, and so the released weights
- * began. */
+/* Projections are the attention's; its q and k norms have no place here (the L2 norm replaces them). */
 static void from_attention(const gr_mixer_spec *s, float *const *w, const float *const *attn)
 {
-    enum { ATTN_Q, ATTN_K, ATTN_V, ATTN_O };
     const int64_t hid = s->hidden, HD = (int64_t)s->n_head * s->head_dim, GD = (int64_t)s->n_kv_head * s->head_dim;
-    const int64_t rep = HD / GD;
 
-    memcpy(w[W_Q], attn[ATTN_Q], (size_t)(HD * hid) * sizeof(float));
-    memcpy(w[W_K], attn[ATTN_K], (size_t)(GD * hid) * sizeof(float));
-    memcpy(w[W_V], attn[ATTN_V], (size_t)(GD * hid) * sizeof(float));
-    memcpy(w[W_O], attn[ATTN_O], (size_t)(hid * HD) * sizeof(float));
-    for (int64_t i = 0; i < HD; i++)
-        for (int64_t j = 0; j < hid; j++)
-            w[W_G][i * hid + j] = 0.5f * (attn[ATTN_O][j * HD + i] + attn[ATTN_V][i / rep * hid + j]);
-}
-
-/* [channels, 1, W] as the convolution wants it. */
-static gr_tensor taps(gr_tensor w)
-{
-    return w.data ? gr_as2(w, w.dim[0], w.dim[1] * w.dim[2]) : gr_none();
-}
-
-static gr_tensor take_heads(gr_arena *a, const gr_mixer_ctx *c, int64_t N, int n_head)
-{
-    return gr_take3(a, GR_F32, N, n_head, c->spec->head_dim);
+    memcpy(w[W_Q], attn[GR_ATTN_Q], (size_t)(HD * hid) * sizeof(float));
+    memcpy(w[W_K], attn[GR_ATTN_K], (size_t)(GD * hid) * sizeof(float));
+    memcpy(w[W_V], attn[GR_ATTN_V], (size_t)(GD * hid) * sizeof(float));
+    memcpy(w[W_O], attn[GR_ATTN_O], (size_t)(hid * HD) * sizeof(float));
+    gr_gate_from_attention(s, w[W_G], attn[GR_ATTN_O], attn[GR_ATTN_V]);
 }
 
 /* ---- forward ----------------------------------------------------------------------------------------------------- */
@@ -379,8 +362,8 @@ typedef struct inputs {
 static inputs take_inputs(const gr_mixer_ctx *c, int64_t N)
 {
     const int    H = c->spec->n_head, G = c->spec->n_kv_head;
-    const inputs in = {take_heads(c->scratch, c, N, H), take_heads(c->scratch, c, N, G),
-                       take_heads(c->scratch, c, N, G), gr_take1(c->scratch, GR_F32, N * H),
+    const inputs in = {gr_take_heads(c->scratch, c->spec, N, H), gr_take_heads(c->scratch, c->spec, N, G),
+                       gr_take_heads(c->scratch, c->spec, N, G), gr_take1(c->scratch, GR_F32, N * H),
                        gr_take1(c->scratch, GR_F32, N * G)};
     return in;
 }
@@ -389,14 +372,14 @@ static void take_tape(gr_arena *a, const gr_mixer_ctx *c, int64_t N, gr_tensor *
 {
     const int H = c->spec->n_head, G = c->spec->n_kv_head;
 
-    t[T_Q] = take_heads(a, c, N, H);
-    t[T_K] = take_heads(a, c, N, G);
-    t[T_V] = take_heads(a, c, N, G);
+    t[T_Q] = gr_take_heads(a, c->spec, N, H);
+    t[T_K] = gr_take_heads(a, c->spec, N, G);
+    t[T_V] = gr_take_heads(a, c->spec, N, G);
     t[T_A] = gr_take2(a, GR_F32, N, H);
     t[T_DECAY] = gr_take2(a, GR_F32, N, H);
     t[T_BETA] = gr_take2(a, GR_F32, N, H);
-    t[T_Z] = take_heads(a, c, N, H);
-    t[T_O] = take_heads(a, c, N, H);
+    t[T_Z] = gr_take_heads(a, c->spec, N, H);
+    t[T_O] = gr_take_heads(a, c->spec, N, H);
 }
 
 static float beta_scale(const gr_mixer_ctx *c)
@@ -424,7 +407,7 @@ static void core_inputs(const gr_mixer_ctx *c, const inputs *in, const gr_tensor
     const gr_tensor out[] = {in->q, in->k, in->v};
 
     for (int i = 0; i < 3; i++)
-        c->op->conv(gr_token_rows(out[i]), gr_token_rows(t[T_Q + i]), taps(c->w[CONV_Q + i]), gr_none(),
+        c->op->conv(gr_token_rows(out[i]), gr_token_rows(t[T_Q + i]), gr_taps(c->w[CONV_Q + i]), gr_none(),
                     history ? history[i] : gr_none(), seq, c->stream);
     c->op->l2norm(gr_head_rows(in->q), in->q_rs, gr_head_rows(in->q), L2_EPS, c->stream);
     c->op->l2norm(gr_head_rows(in->k), in->k_rs, gr_head_rows(in->k), L2_EPS, c->stream);
@@ -490,8 +473,8 @@ static void core_inputs_back(const gr_mixer_ctx *c, const gr_tensor raw[3], cons
     c->op->l2norm_back(gr_head_rows(d->q), gr_head_rows(d->q), gr_head_rows(in->q), in->q_rs, c->stream);
     c->op->l2norm_back(gr_head_rows(d->k), gr_head_rows(d->k), gr_head_rows(in->k), in->k_rs, c->stream);
     for (int i = 0; i < 3; i++)
-        c->op->conv_back(gr_token_rows(raw[i]), taps(c->dw[CONV_Q + i]), gr_none(), gr_none(), gr_token_rows(dy[i]),
-                         gr_token_rows(t[T_Q + i]), taps(c->w[CONV_Q + i]), gr_none(), gr_none(), c->seq, c->stream);
+        c->op->conv_back(gr_token_rows(raw[i]), gr_taps(c->dw[CONV_Q + i]), gr_none(), gr_none(), gr_token_rows(dy[i]),
+                         gr_token_rows(t[T_Q + i]), gr_taps(c->w[CONV_Q + i]), gr_none(), gr_none(), c->seq, c->stream);
 }
 
 static void backward(const gr_mixer_ctx *c, gr_tensor dx, gr_tensor dy, gr_tensor x, const gr_tape *tape)
@@ -500,9 +483,10 @@ static void backward(const gr_mixer_ctx *c, gr_tensor dx, gr_tensor dy, gr_tenso
     const gr_tensor *t = tape->t;
     const int64_t    N = x.dim[0], H = c->spec->n_head;
     const inputs     in = take_inputs(c, N), d = take_inputs(c, N);
-    const gr_tensor  rstd = gr_take1(c->scratch, GR_F32, N * H), h = take_heads(c->scratch, c, N, c->spec->n_head);
-    const gr_tensor  d_o = take_heads(c->scratch, c, N, c->spec->n_head),
-                    dz = take_heads(c->scratch, c, N, c->spec->n_head);
+    const gr_tensor  rstd = gr_take1(c->scratch, GR_F32, N * H),
+                    h = gr_take_heads(c->scratch, c->spec, N, c->spec->n_head);
+    const gr_tensor d_o = gr_take_heads(c->scratch, c->spec, N, c->spec->n_head),
+                    dz = gr_take_heads(c->scratch, c->spec, N, c->spec->n_head);
     const gr_tensor dg = gr_take2(c->scratch, GR_F32, N, H), dbeta = gr_take2(c->scratch, GR_F32, N, H);
 
     if (!gr_out_of_memory(c)) {
@@ -548,17 +532,6 @@ static int state_shape(const gr_mixer_spec *s, int64_t capacity, gr_mixer_state 
     return N_STATE;
 }
 
-/* Forget the oldest row, append x. */
-static void remember(const gr_mixer_ctx *c, gr_tensor history, gr_tensor x)
-{
-    const int64_t  n = history.dim[0];
-    const uint64_t bytes = (uint64_t)gr_row(history) * sizeof(float);
-
-    for (int64_t i = 0; i < n; i++)
-        c->op->copy(gr_rows(history, i, 1).data, i + 1 < n ? gr_rows(history, i + 1, 1).data : x.data, bytes, GR_WITHIN,
-                    c->stream);
-}
-
 static void step(const gr_mixer_ctx *c, gr_tensor y, gr_tensor x, gr_mixer_state *state, int64_t pos)
 {
     static const int32_t doc[2] = {0, 1};
@@ -577,7 +550,7 @@ static void step(const gr_mixer_ctx *c, gr_tensor y, gr_tensor x, gr_mixer_state
 
         projections(c, t, x);
         core_inputs(c, &in, t, &one, short_memory ? &state->t[HIST_Q] : NULL);
-        for (int i = 0; i < 3; i++) remember(c, state->t[HIST_Q + i], t[T_Q + i]);
+        for (int i = 0; i < 3; i++) gr_remember(c, state->t[HIST_Q + i], t[T_Q + i]);
         a.state_in[0] = a.state_out[0] = state->t[STATE];
         c->core->forward(&a, c->stream);
         gated_output(c, in.q, rstd, t);

@@ -18,15 +18,20 @@ static double dot(const float *a, const float *b, int64_t n)
     return total;
 }
 
-void gr_cpu_rmsnorm(gr_tensor y_RD, gr_tensor rstd_R, gr_tensor x_RD, gr_tensor w_D, float eps, gr_stream *s)
+/* Rows of weights, which rows of x take in turn. */
+static int64_t weights(gr_tensor w)
 {
-    const int64_t D = gr_count(w_D), R = gr_count(x_RD) / D;
-    const float  *w = gr_f(w_D);
+    return w.rank == 2 ? w.dim[0] : 1;
+}
+
+void gr_cpu_rmsnorm(gr_tensor y_RD, gr_tensor rstd_R, gr_tensor x_RD, gr_tensor w_GD, float eps, gr_stream *s)
+{
+    const int64_t G = weights(w_GD), D = gr_count(w_GD) / G, R = gr_count(x_RD) / D;
 
     (void)s;
 #pragma omp parallel for schedule(static) if (R * D > GR_SERIAL)
     for (int64_t r = 0; r < R; r++) {
-        const float *x = gr_f(x_RD) + r * D;
+        const float *x = gr_f(x_RD) + r * D, *w = gr_f(w_GD) + r % G * D;
         float       *y = gr_f(y_RD) + r * D;
         const float  rstd = (float)(1.0 / sqrt(dot(x, x, D) / (double)D + eps));
 
@@ -37,12 +42,11 @@ void gr_cpu_rmsnorm(gr_tensor y_RD, gr_tensor rstd_R, gr_tensor x_RD, gr_tensor 
 }
 
 /* With xh = x rstd and a = dy w:  dx = rstd (a - xh mean(a xh)),  dw = sum over rows of dy xh. */
-void gr_cpu_rmsnorm_back(gr_tensor dx_RD, gr_tensor dw_D, gr_tensor dy_RD, gr_tensor x_RD, gr_tensor rstd_R,
-                         gr_tensor w_D, gr_stream *s)
+void gr_cpu_rmsnorm_back(gr_tensor dx_RD, gr_tensor dw_GD, gr_tensor dy_RD, gr_tensor x_RD, gr_tensor rstd_R,
+                         gr_tensor w_GD, gr_stream *s)
 {
-    const int64_t D = gr_count(w_D), R = gr_count(x_RD) / D;
-    const int64_t n_block = (R + GR_ROWS - 1) / GR_ROWS, flight = gr_flight(D);
-    const float  *w = gr_f(w_D);
+    const int64_t G = weights(w_GD), D = gr_count(w_GD) / G, R = gr_count(x_RD) / D;
+    const int64_t n_block = (R + GR_ROWS - 1) / GR_ROWS, flight = gr_flight(G * D);
     float         part[GR_PART];
 
     (void)s;
@@ -52,11 +56,12 @@ void gr_cpu_rmsnorm_back(gr_tensor dx_RD, gr_tensor dw_D, gr_tensor dy_RD, gr_te
 #pragma omp parallel for schedule(static) if (R * D > GR_SERIAL)
         for (int64_t b = b0; b < b1; b++) {
             const int64_t r1 = (b + 1) * GR_ROWS < R ? (b + 1) * GR_ROWS : R;
-            float        *dw = dw_D.data ? part + (b - b0) * D : NULL;
+            float        *sum = dw_GD.data ? part + (b - b0) * G * D : NULL;
 
-            for (int64_t i = 0; dw && i < D; i++) dw[i] = 0;
+            for (int64_t i = 0; sum && i < G * D; i++) sum[i] = 0;
             for (int64_t r = b * GR_ROWS; r < r1; r++) {
-                const float *dy = gr_f(dy_RD) + r * D, *x = gr_f(x_RD) + r * D;
+                const float *dy = gr_f(dy_RD) + r * D, *x = gr_f(x_RD) + r * D, *w = gr_f(w_GD) + r % G * D;
+                float       *dw = sum ? sum + r % G * D : NULL;
                 const float  rstd = gr_f(rstd_R)[r];
                 float        mean = 0;
 
@@ -74,7 +79,7 @@ void gr_cpu_rmsnorm_back(gr_tensor dx_RD, gr_tensor dw_D, gr_tensor dy_RD, gr_te
                 }
             }
         }
-        if (dw_D.data) gr_cpu_add_parts(gr_f(dw_D), part, b1 - b0, D, D);
+        if (dw_GD.data) gr_cpu_add_parts(gr_f(dw_GD), part, b1 - b0, G * D, G * D);
     }
 }
 

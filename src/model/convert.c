@@ -11,6 +11,7 @@ typedef struct converter {
     const gr_params      *ps; /* of the hybrid                                                */
     gr_layout             at;
     gr_mixer_spec         spec;
+    gr_init_law           law;
     gr_tensor_info       *info;
     int64_t              *source; /* [ps->n] place in `from`, or -1: a new mixer's                */
     int                   built;  /* block whose mixer is in w, or -1                             */
@@ -65,7 +66,7 @@ static gr_status build(converter *cv, int block)
     for (int j = 0; j < n; j++) {
         if (p[j].init == GR_INIT_DELTA && !strcmp(cv->cfg->conv_init, "normal")) p[j].init = GR_INIT_NORMAL;
         GR_TRY(gr_alloc(&cv->w[j], (uint64_t)elements(&p[j]), sizeof(float), "new mixer"));
-        gr_init_fill(cv->w[j], &p[j], cv->ps->p[b->mixer_first + j].name, (uint64_t)cv->cfg->seed, cv->spec.init_std);
+        gr_init_fill(cv->w[j], &p[j], cv->ps->p[b->mixer_first + j].name, (uint64_t)cv->cfg->seed, &cv->law);
     }
     if (!strcmp(cv->cfg->init, "attention")) {
         GR_TRY(read_attention(cv, block, attn));
@@ -120,16 +121,21 @@ out:
 static gr_status check_options(const gr_model_spec *spec, const gr_mixer *const *mixer, const char *pattern)
 {
     gr_status           st = GR_OK;
+    const gr_cfg_mixer *options = &spec->mixer;
     const gr_mixer_def *inner = gr_mixer_spec_of(spec).bmojo_inner;
 
     for (const gr_mixer *m = gr_mixers; m < gr_mixers + gr_n_mixers; m++) {
-        const char *given = gr_options_given(&spec->mixer, m->def->name);
+        const char *given = gr_options_given(options, m->def->name);
         int         i = 0;
 
         while (i < spec->n_layer && mixer[i] != m && !(mixer[i]->def->contains && inner == m->def)) i++;
         GR_CHECK0(!given || i < spec->n_layer, GR_ERR_CONFIG, "mixer.%s is given, but no layer is %s (pattern %s)",
                   given, m->def->name, pattern);
     }
+    GR_CHECK0(options->a_min <= options->a_max, GR_ERR_CONFIG, "mixer.a_min = %g is larger than mixer.a_max = %g",
+              options->a_min, options->a_max);
+    GR_CHECK0(options->dt_min <= options->dt_max, GR_ERR_CONFIG, "mixer.dt_min = %g is larger than mixer.dt_max = %g",
+              options->dt_min, options->dt_max);
 out:
     return st;
 }
@@ -161,6 +167,7 @@ gr_status gr_convert(const gr_comm *c, const char *weights, const gr_cfg_convert
     cv.ps = ps;
     if (st == GR_OK) {
         cv.spec = gr_mixer_spec_of(&spec);
+        cv.law = gr_init_law_of(&spec);
         st = plan_tensors(&cv);
     }
     GR_TRY(gr_agree(c, st));

@@ -2,6 +2,7 @@
 #include "model/model.h"
 #include "util/mem.h"
 #include <stdio.h>
+#include <string.h>
 
 gr_mixer_spec gr_mixer_spec_of(const gr_model_spec *spec)
 {
@@ -16,12 +17,22 @@ gr_mixer_spec gr_mixer_spec_of(const gr_model_spec *spec)
                            .conv_width = (int)spec->mixer.conv_width,
                            .chunk = (int)spec->mixer.chunk,
                            .neg_eigval = spec->mixer.gdn_neg_eigval,
+                           .mamba2_llama = !strcmp(spec->mixer.mamba2_init, "mamba_in_the_llama"),
                            .swa_window = (int)spec->mixer.swa_window,
                            .swa_sink = (int)spec->mixer.swa_sink,
                            .bmojo_window = (int)spec->mixer.bmojo_window,
                            .bmojo_tied = spec->mixer.bmojo_tied,
                            .bmojo_inner = inner ? inner->def : NULL,
                            .init_std = (float)spec->init_std};
+}
+
+gr_init_law gr_init_law_of(const gr_model_spec *spec)
+{
+    return (gr_init_law){.std = spec->init_std,
+                         .a_min = spec->mixer.a_min,
+                         .a_max = spec->mixer.a_max,
+                         .dt_min = spec->mixer.dt_min,
+                         .dt_max = spec->mixer.dt_max};
 }
 
 static gr_status add_matrix(gr_params *ps, const char *prefix, const char *name, int64_t out_dim, int64_t in_dim,

@@ -150,8 +150,8 @@ gr_status gr_model_create(gr_model **out, const gr_comm *c, const gr_ops *ops, c
         if (st == GR_OK) st = gr_alloc(&m->pattern, (uint64_t)m->spec.n_layer * 33 + 1, 1, "pattern");
         if (st == GR_OK) snprintf(m->pattern, 33, "(%s)", gr_mixer_attention()->def->name);
         if (st == GR_OK) st = prepare(m, GR_WHOLE, train_only, 0);
-        for (int64_t i = 0; st == GR_OK && i < m->params->n; i++)
-            st = gr_params_init(m->params, i, seed, (float)m->spec.init_std);
+        const gr_init_law law = gr_init_law_of(&m->spec);
+        for (int64_t i = 0; st == GR_OK && i < m->params->n; i++) st = gr_params_init(m->params, i, seed, &law);
     }
     GR_TRY(gr_agree(c, st));
     *out = m;

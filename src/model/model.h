@@ -70,6 +70,9 @@ gr_status gr_model_layout(gr_params *ps, const gr_model_spec *spec, const gr_mix
 /** What every mixer of this model is made for. */
 gr_mixer_spec gr_mixer_spec_of(const gr_model_spec *spec);
 
+/** What its parameters start from. */
+gr_init_law gr_init_law_of(const gr_model_spec *spec);
+
 /** [collective] Load weights (a file or a stage's output directory). train_only: globs of what will be trained, NULL
  * for a model that only runs forward. rope_theta 0 keeps the model's own. */
 gr_status gr_model_open(gr_model **m, const gr_comm *c, const gr_ops *ops, const char *weights, gr_parts parts,

@@ -149,35 +149,36 @@ out:
 }
 
 /* Source  hybrid-model-factory's constructors (docs/math.md 2.1): A ~ U(0, 16), dt log-uniform in [1e-3, 0.1]. */
-static float draw(gr_init init, uint64_t seed, uint64_t stream, int64_t i, int64_t width, float std)
+static float draw(gr_init init, uint64_t seed, uint64_t stream, int64_t i, int64_t width, const gr_init_law *l)
 {
     const double u = gr_uniform(seed, stream, (uint64_t)i);
 
     switch (init) {
     case GR_INIT_ZERO: return 0.0f;
     case GR_INIT_ONE: return 1.0f;
-    case GR_INIT_NORMAL: return std * gr_normal(seed, stream, (uint64_t)i);
+    case GR_INIT_NORMAL: return (float)l->std * gr_normal(seed, stream, (uint64_t)i);
     case GR_INIT_DELTA: return i % width == width - 1 ? 1.0f : 0.0f;
-    case GR_INIT_A_LOG: return (float)log(fmax(16.0 * u, 1e-3)); /* A = 0 would never forget, and log 0 is no number */
+    case GR_INIT_A_LOG: /* A = 0 would never forget, and log 0 is no number */
+        return (float)log(fmax(l->a_min + (l->a_max - l->a_min) * u, 1e-3));
     case GR_INIT_DT_BIAS: {
-        const double dt = fmax(exp(log(1e-3) + u * log(0.1 / 1e-3)), 1e-4);
+        const double dt = fmax(exp(log(l->dt_min) + u * log(l->dt_max / l->dt_min)), 1e-4);
         return (float)(dt + log(-expm1(-dt)));
     }
     }
     return 0.0f;
 }
 
-void gr_init_fill(float *x, const gr_param_spec *spec, const char *name, uint64_t seed, float std)
+void gr_init_fill(float *x, const gr_param_spec *spec, const char *name, uint64_t seed, const gr_init_law *law)
 {
     const uint64_t stream = gr_stream_of(name);
     int64_t        n = 1;
 
     for (int i = 0; i < spec->rank; i++) n *= spec->dim[i];
 #pragma omp parallel for schedule(static) if (n > 65536)
-    for (int64_t i = 0; i < n; i++) x[i] = draw(spec->init, seed, stream, i, spec->dim[spec->rank - 1], std);
+    for (int64_t i = 0; i < n; i++) x[i] = draw(spec->init, seed, stream, i, spec->dim[spec->rank - 1], law);
 }
 
-gr_status gr_params_init(gr_params *ps, int64_t i, uint64_t seed, float std)
+gr_status gr_params_init(gr_params *ps, int64_t i, uint64_t seed, const gr_init_law *law)
 {
     gr_status       st = GR_OK;
     const gr_param *p = &ps->p[i];
@@ -187,7 +188,7 @@ gr_status gr_params_init(gr_params *ps, int64_t i, uint64_t seed, float std)
 
     memcpy(spec.dim, p->dim, sizeof spec.dim);
     GR_TRY(gr_alloc(&host, (uint64_t)n, sizeof *host, p->name));
-    gr_init_fill(host, &spec, p->name, seed, std);
+    gr_init_fill(host, &spec, p->name, seed, law);
     ps->ops->copy(p->value.data, host, (uint64_t)n * sizeof *host, GR_TO_BACKEND, NULL);
 out:
     gr_free(&host);

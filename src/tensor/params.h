@@ -57,11 +57,18 @@ gr_status gr_params_train_only(gr_params *ps, const char *globs);
 /** [local] Allocate values, and with `training` gradients and moments of the trainable units; zeroed. */
 gr_status gr_params_allocate(gr_params *ps, bool training);
 
-/** [local] Fill parameter i as its gr_init says: a pure function of (seed, name). */
-gr_status gr_params_init(gr_params *ps, int64_t i, uint64_t seed, float std);
+/** What initial values are drawn from. */
+typedef struct gr_init_law {
+    double std;            /**< GR_INIT_NORMAL: N(0, std)                                             */
+    double a_min, a_max;   /**< GR_INIT_A_LOG: log U(a_min, a_max), A at least 1e-3                   */
+    double dt_min, dt_max; /**< GR_INIT_DT_BIAS: inverse softplus of log-uniform [dt_min, dt_max]     */
+} gr_init_law;
+
+/** [local] Fill parameter i as its gr_init says: a pure function of (seed, name, law). */
+gr_status gr_params_init(gr_params *ps, int64_t i, uint64_t seed, const gr_init_law *law);
 
 /** [host] The same into host memory, for those who build a model without owning one (convert). */
-void gr_init_fill(float *x, const gr_param_spec *spec, const char *name, uint64_t seed, float std);
+void gr_init_fill(float *x, const gr_param_spec *spec, const char *name, uint64_t seed, const gr_init_law *law);
 
 /** Index of a name, or -1. */
 int64_t gr_params_find(const gr_params *ps, const char *name);

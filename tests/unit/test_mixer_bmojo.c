@@ -95,7 +95,7 @@ static void check_core(const shape *c, int window, bool tied)
         snprintf(what, sizeof what, "%s, window %d%s: %s", c->name, window, tied ? "" : ", untied", name[i]);
         CHECK_REL(out[i], want[i], p.n_out[i], i < 2 ? TOL : TOL_BACK, what);
     }
-    for (int threads = 1; threads <= 4; threads += threads == 1 ? 2 : 1) {
+    for (int threads = 1; threads <= 3; threads += 2) {
         solve(&p, again, threads);
         for (int i = 0; i < n_outputs(&p); i++)
             CHECK(!memcmp(out[i], again[i], (size_t)p.n_out[i] * 4), "%s, window %d: other bits of %s with %d threads",
@@ -360,18 +360,17 @@ int main(void)
         {"K 40, V 24", 2, 2, 1, 40, 24, {0, 100, 391}, 0.158},
         {"long", 2, 2, 2, 16, 16, {0, 257, 1100}, 0.25},
     };
-    static const int windows[] = {1, 3, 17, 64, 129, 400, 5000};
+    static const int windows[] = {1, 3, 64, 129, 400};
 
     keys_open();
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
-        for (size_t w = 0; w < sizeof windows / sizeof *windows; w++)
-            for (int tied = 0; tied < 2; tied++) check_core(&shapes[i], windows[w], tied);
+        for (size_t w = 0; w < sizeof windows / sizeof *windows; w++) check_core(&shapes[i], windows[w], (i + w) % 2);
     check_isolation();
     for (int i = 0; i < 4; i++) check_layer(i & 1, i & 2);
     for (int tied = 0; tied < 2; tied++) {
         check_decode(1, 12, tied);
         check_decode(7, 100, tied);
-        check_decode(150, 500, tied);
+        check_decode(150, 330, tied);
         check_decode(150, 220, tied);
         check_decode(150, 90, tied);
     }

@@ -13,7 +13,7 @@ static const char *const name[] = {"rmsnorm", "l2norm", "gated_norm"};
 /* One case; doubles for the oracle, floats for the operation. */
 typedef struct norm_case {
     int     kind;
-    int64_t R, D;
+    int64_t R, D, G; /* G rows of weights, taken in turn */
     double  eps;
     double *x, *w, *z, *dy;
     float  *xf, *wf, *zf, *dyf, *y, *rstd, *dx, *dz, *dw;
@@ -29,7 +29,8 @@ static void oracle(const norm_case *c, double *y, double *rstd)
         rstd[r] = q;
         for (int64_t i = 0; i < c->D; i++) {
             const double z = c->kind == GATED ? c->z[r * c->D + i] : 0;
-            y[r * c->D + i] = x[i] * q * (c->kind == L2 ? 1 : c->w[i]) * (c->kind == GATED ? z / (1 + exp(-z)) : 1);
+            y[r * c->D + i] =
+                x[i] * q * (c->kind == L2 ? 1 : c->w[r % c->G * c->D + i]) * (c->kind == GATED ? z / (1 + exp(-z)) : 1);
         }
     }
 }
@@ -46,12 +47,12 @@ static double value(const void *ctx)
 static void run(const void *ctx)
 {
     const norm_case *c = ctx;
-    const int64_t    R = c->R, D = c->D;
-    gr_tensor        x = mat(c->xf, R, D), w = vec1(c->wf, D), z = mat(c->zf, R, D), y = mat(c->y, R, D),
-              rstd = vec1(c->rstd, R);
-    gr_tensor dy = mat(c->dyf, R, D), dx = mat(c->dx, R, D), dz = mat(c->dz, R, D), dw = vec1(c->dw, D);
+    const int64_t    R = c->R, D = c->D, G = c->G;
+    gr_tensor        x = mat(c->xf, R, D), w = G > 1 ? mat(c->wf, G, D) : vec1(c->wf, D), z = mat(c->zf, R, D),
+              y = mat(c->y, R, D), rstd = vec1(c->rstd, R);
+    gr_tensor dy = mat(c->dyf, R, D), dx = mat(c->dx, R, D), dz = mat(c->dz, R, D), dw = vec1(c->dw, G * D);
 
-    for (int64_t i = 0; i < D; i++) c->dw[i] = 0.5f; /* += */
+    for (int64_t i = 0; i < G * D; i++) c->dw[i] = 0.5f; /* += */
     if (c->in_place) {
         memcpy(c->dx, c->dyf, (size_t)(R * D) * sizeof(float));
         dy = dx;
@@ -71,39 +72,39 @@ static void run(const void *ctx)
     }
 }
 
-static void one(int kind, int64_t R, int64_t D, bool in_place)
+static void one(int kind, int64_t R, int64_t D, int64_t G, bool in_place)
 {
     const int64_t n = R * D;
-    norm_case     c = {.kind = kind, .R = R, .D = D, .eps = 1e-6f, .in_place = in_place};
+    norm_case     c = {.kind = kind, .R = R, .D = D, .G = G, .eps = 1e-6f, .in_place = in_place};
     double       *y = take(n, sizeof *y), *rstd = take(R, sizeof *rstd);
-    float        *half = take(D, sizeof *half);
+    float        *half = take(G * D, sizeof *half);
     char          what[80];
 
-    snprintf(what, sizeof what, "%s [%lld, %lld]%s", name[kind], (long long)R, (long long)D,
+    snprintf(what, sizeof what, "%s [%lld, %lld], %lld weights%s", name[kind], (long long)R, (long long)D, (long long)G,
              in_place ? " in place" : "");
-    c.xf = uniform(n, 1, -2, 3), c.wf = uniform(D, 2, 0.5, 1.5), c.zf = uniform(n, 3, -4, 4),
+    c.xf = uniform(n, 1, -2, 3), c.wf = uniform(G * D, 2, 0.5, 1.5), c.zf = uniform(n, 3, -4, 4),
     c.dyf = uniform(n, 4, -1, 1);
-    c.x = widen(c.xf, n), c.w = widen(c.wf, D), c.z = widen(c.zf, n), c.dy = widen(c.dyf, n);
-    c.y = poisoned(n), c.rstd = poisoned(R), c.dx = poisoned(n), c.dz = poisoned(n), c.dw = poisoned(D);
-    for (int64_t i = 0; i < D; i++) half[i] = 0.5f;
+    c.x = widen(c.xf, n), c.w = widen(c.wf, G * D), c.z = widen(c.zf, n), c.dy = widen(c.dyf, n);
+    c.y = poisoned(n), c.rstd = poisoned(R), c.dx = poisoned(n), c.dz = poisoned(n), c.dw = poisoned(G * D);
+    for (int64_t i = 0; i < G * D; i++) half[i] = 0.5f;
     run(&c);
     oracle(&c, y, rstd);
     CHECK_REL(c.y, y, n, 2e-6, what); /* some ten roundings of 6e-8 */
     CHECK_REL(c.rstd, rstd, R, 5e-7, what);
     check_grad(what, c.dx, NULL, c.x, n, value, &c, 1e-5); /* cancels against the mean */
-    if (kind != L2) check_grad(what, c.dw, half, c.w, D, value, &c, 5e-6);
+    if (kind != L2) check_grad(what, c.dw, half, c.w, G * D, value, &c, 5e-6);
     if (kind == GATED) check_grad(what, c.dz, NULL, c.z, n, value, &c, 5e-6);
 
     check_bits(what, run, &c, c.y, n);
     check_bits(what, run, &c, c.dx, n);
-    if (kind != L2) check_bits(what, run, &c, c.dw, D);
+    if (kind != L2) check_bits(what, run, &c, c.dw, G * D);
     if (kind == GATED) check_bits(what, run, &c, c.dz, n);
 
     if (kind == RMS && !in_place) { /* a frozen weight: the same dx, nothing else touched */
         float *dx = poisoned(n);
 
-        op->rmsnorm_back(mat(dx, R, D), gr_none(), mat(c.dyf, R, D), mat(c.xf, R, D), vec1(c.rstd, R), vec1(c.wf, D),
-                         NULL);
+        op->rmsnorm_back(mat(dx, R, D), gr_none(), mat(c.dyf, R, D), mat(c.xf, R, D), vec1(c.rstd, R),
+                         G > 1 ? mat(c.wf, G, D) : vec1(c.wf, D), NULL);
         CHECK(memcmp(dx, c.dx, (size_t)n * sizeof *dx) == 0, "%s: dx depends on dw", what);
     }
     take_back();
@@ -146,7 +147,9 @@ int main(void)
     for (int kind = RMS; kind <= GATED; kind++)
         for (int i = 0; i < 6; i++)
             for (int in_place = 0; in_place <= (kind != GATED); in_place++)
-                one(kind, shape[i][0], shape[i][1], in_place);
+                one(kind, shape[i][0], shape[i][1], 1, in_place);
+    one(RMS, 300, 16, 3, false);
+    one(RMS, 66, 33, 66, true);
     heads();
     zeros();
     return check_result();

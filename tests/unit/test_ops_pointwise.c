@@ -1,4 +1,4 @@
-/* SwiGLU, sigmoid and decay, forward and backward, against fp64. */
+/* SwiGLU, sigmoid, decay, softplus and skip, forward and backward, against fp64. */
 /*TEST
 np: 1
 timeout: 60
@@ -159,6 +159,133 @@ static void decay(int64_t N, int64_t H)
     take_back();
 }
 
+/* ---- softplus ---------------------------------------------------------------------------------------------------- */
+
+typedef struct step_size {
+    int64_t N, H;
+    double *x, *b, *dy;
+    float  *xf, *bf, *dyf, *y, *dx, *db;
+    bool    in_place;
+} step_size;
+
+static void step_oracle(const step_size *c, double *y)
+{
+    for (int64_t i = 0; i < c->N * c->H; i++) {
+        const double x = c->x[i] + c->b[i % c->H];
+        y[i] = fmax(x, 0) + log1p(exp(-fabs(x)));
+    }
+}
+
+static double step_value(const void *ctx)
+{
+    const step_size *c = ctx;
+    static double    y[40000];
+
+    step_oracle(c, y);
+    return sum_product(y, c->dy, c->N * c->H);
+}
+
+static void step_run(const void *ctx)
+{
+    const step_size *c = ctx;
+    const int64_t    N = c->N, H = c->H;
+    const float     *dy = c->dyf;
+
+    for (int64_t h = 0; h < H; h++) c->db[h] = 0.5f; /* += */
+    if (c->in_place) dy = memcpy(c->dx, c->dyf, (size_t)(N * H) * sizeof(float));
+    op->softplus(mat(c->y, N, H), mat(c->xf, N, H), vec1(c->bf, H), NULL);
+    op->softplus_back(mat(c->dx, N, H), vec1(c->db, H), mat((float *)dy, N, H), mat(c->xf, N, H), vec1(c->bf, H), NULL);
+}
+
+static void softplus(int64_t N, int64_t H, bool in_place)
+{
+    const int64_t n = N * H;
+    step_size     c = {.N = N, .H = H, .in_place = in_place, .xf = uniform(n, 1, -9, 6), .bf = uniform(H, 2, -7, 1)};
+    double       *y = take(n, sizeof *y);
+    float        *half = take(H, sizeof *half), *dx = poisoned(n);
+
+    c.dyf = uniform(n, 3, -1, 1), c.x = widen(c.xf, n), c.b = widen(c.bf, H), c.dy = widen(c.dyf, n);
+    c.y = poisoned(n), c.dx = poisoned(n), c.db = poisoned(H);
+    for (int64_t h = 0; h < H; h++) half[h] = 0.5f;
+    step_run(&c);
+    step_oracle(&c, y);
+    for (int64_t i = 0; i < n; i++) CHECK(fabs(c.y[i] - y[i]) <= 1e-6 * y[i], "softplus of element %lld", (long long)i);
+    check_grad("softplus dx", c.dx, NULL, c.x, n, step_value, &c, 2e-6);
+    check_grad("softplus db", c.db, half, c.b, H, step_value, &c, 1e-5); /* sums of mixed sign */
+    check_bits("softplus dx", step_run, &c, c.dx, n);
+    check_bits("softplus db", step_run, &c, c.db, H);
+
+    op->softplus_back(mat(dx, N, H), gr_none(), mat(c.dyf, N, H), mat(c.xf, N, H), vec1(c.bf, H), NULL);
+    CHECK(memcmp(dx, c.dx, (size_t)n * sizeof *dx) == 0, "softplus_back of a frozen bias");
+    take_back();
+}
+
+/* ---- skip -------------------------------------------------------------------------------------------------------- */
+
+typedef struct past {
+    int64_t N, H, G, D;
+    double *x, *d, *dy;
+    float  *xf, *df, *dyf, *y, *dx, *dd;
+} past;
+
+static void skip_oracle(const past *c, double *y) /* += */
+{
+    for (int64_t i = 0; i < c->N * c->H * c->D; i++) {
+        const int64_t t = i / (c->H * c->D), h = i / c->D % c->H, g = h / (c->H / c->G);
+        y[i] += c->d[h] * c->x[(t * c->G + g) * c->D + i % c->D];
+    }
+}
+
+static double skip_value(const void *ctx)
+{
+    const past   *c = ctx;
+    static double y[80000];
+
+    memset(y, 0, sizeof y);
+    skip_oracle(c, y);
+    return sum_product(y, c->dy, c->N * c->H * c->D);
+}
+
+static void skip_run(const void *ctx)
+{
+    const past     *c = ctx;
+    const gr_tensor x = gr_view3(c->xf, GR_F32, c->N, c->G, c->D), dx = gr_view3(c->dx, GR_F32, c->N, c->G, c->D);
+    const gr_tensor dy = gr_view3(c->dyf, GR_F32, c->N, c->H, c->D), y = gr_view3(c->y, GR_F32, c->N, c->H, c->D);
+
+    for (int64_t h = 0; h < c->H; h++) c->dd[h] = 0.5f; /* += */
+    for (int64_t i = 0; i < gr_count(y); i++) c->y[i] = -0.25f;
+    for (int64_t i = 0; i < gr_count(dx); i++) c->dx[i] = 0.5f;
+    op->skip(y, x, vec1(c->df, c->H), NULL);
+    op->skip_back(dx, vec1(c->dd, c->H), dy, x, vec1(c->df, c->H), NULL);
+}
+
+static void skip(int64_t N, int64_t H, int64_t G, int64_t D)
+{
+    const int64_t n = N * H * D, m = N * G * D;
+    past          c = {.N = N, .H = H, .G = G, .D = D, .xf = uniform(m, 1, -2, 2), .df = uniform(H, 2, 0.5, 1.5)};
+    double       *y = take(n, sizeof *y);
+    float        *half = take(m + H, sizeof *half), *dx = take(m, sizeof *dx);
+
+    c.dyf = uniform(n, 3, -1, 1), c.x = widen(c.xf, m), c.d = widen(c.df, H), c.dy = widen(c.dyf, n);
+    c.y = poisoned(n), c.dx = poisoned(m), c.dd = poisoned(H);
+    for (int64_t i = 0; i < m + H; i++) half[i] = 0.5f;
+    for (int64_t i = 0; i < m; i++) dx[i] = 0.5f;
+    for (int64_t i = 0; i < n; i++) y[i] = -0.25;
+    skip_run(&c);
+    skip_oracle(&c, y);
+    CHECK_REL(c.y, y, n, 2e-7, "skip");
+    check_grad("skip dx", c.dx, half, c.x, m, skip_value, &c, 2e-6);
+    check_grad("skip dd", c.dd, half, c.d, H, skip_value, &c, 1e-5); /* sums of mixed sign */
+    check_bits("skip y", skip_run, &c, c.y, n);
+    check_bits("skip dx", skip_run, &c, c.dx, m);
+    check_bits("skip dd", skip_run, &c, c.dd, H);
+
+    op->skip_back(gr_view3(dx, GR_F32, N, G, D), gr_none(), gr_view3(c.dyf, GR_F32, N, H, D),
+                  gr_view3(c.xf, GR_F32, N, G, D), vec1(c.df, H), NULL);
+    CHECK(memcmp(dx, c.dx, (size_t)m * sizeof *dx) == 0, "skip_back of a frozen weight");
+    take_back();
+}
+
 int main(void)
 {
     static const int64_t size[] = {1, 3, 67, 33000};
@@ -172,5 +299,14 @@ int main(void)
     decay(3, 5);
     decay(67, 16);
     decay(2500, 9);
+    for (int in_place = 0; in_place < 2; in_place++) {
+        softplus(1, 1, in_place);
+        softplus(67, 5, in_place);
+        softplus(2500, 9, in_place);
+    }
+    skip(1, 1, 1, 1);
+    skip(67, 6, 2, 5);
+    skip(130, 4, 1, 33);
+    skip(300, 8, 8, 32);
     return check_result();
 }

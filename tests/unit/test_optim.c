@@ -52,7 +52,7 @@ static void check_adamw(double clip)
     CHECK(gr_params_open(&ps, &gr_ops_cpu) == GR_OK, "open");
     for (int i = 0; i < 3; i++) CHECK(gr_params_add(ps, &spec[i], "x.", 0, NULL) == GR_OK, "add");
     CHECK(gr_params_train_only(ps, "x.w,*norm") == GR_OK && gr_params_allocate(ps, true) == GR_OK, "allocate");
-    for (int i = 0; i < 3; i++) CHECK(gr_params_init(ps, i, 3, 0.5f) == GR_OK, "init");
+    for (int i = 0; i < 3; i++) CHECK(gr_params_init(ps, i, 3, &(gr_init_law){.std = 0.5}) == GR_OK, "init");
     CHECK(gr_params_trainable(ps) == N && gr_params_total(ps) == N + 4 && !ps->p[2].grad.data, "what is trained");
     for (int i = 0; i < N; i++)
         p[i] = i < 15 ? ((float *)ps->p[0].value.data)[i] : ((float *)ps->p[1].value.data)[i - 15];
