@@ -141,15 +141,24 @@ typedef struct gr_mixer_cost {
     double state_bytes;                 /**< decoding state per sequence at context length T              */
 } gr_mixer_cost;
 
+/** An option under the name that hybrid-model-factory has for it. */
+typedef struct gr_foreign_option {
+    const char *ours;    /**< "gdn_neg_eigval"                                                         */
+    const char *theirs;  /**< "allow_neg_eigval"; NULL: it has none, and only the default can be exported  */
+    const char *name[2]; /**< what ours is called when theirs is false, and true; NULL: the same value */
+} gr_foreign_option;
+
 /** Definition of a type. */
 typedef struct gr_mixer_def {
-    const char *name;     /**< in configs and patterns: "gdn"                                      */
-    const char *symbol;   /**< in hybrid-model-factory's pattern string: "GDN"                     */
-    const char *prefix;   /**< of its tensors inside a layer: "gdn"                                */
-    const char *source;   /**< paper and equations                                                 */
-    int         gain;     /**< a parameter that y is proportional to: alignment sets its scale     */
-    bool        attends;  /**< it looks at keys itself: no recurrence, so not to be contained in bmojo      */
-    bool        contains; /**< it contains spec->bmojo_inner                                               */
+    const char *name;   /**< in configs and patterns: "gdn"                                      */
+    const char *symbol; /**< in hybrid-model-factory's pattern string: "GDN"                     */
+    const char *prefix; /**< of its tensors inside a layer: "gdn"                                */
+    const char *source; /**< paper and equations                                                 */
+    int         gain;   /**< a parameter that y is proportional to: alignment sets its scale     */
+    /** Options of hybrid-model-factory's TYPE_config, up to one with `ours` NULL; NULL: none. */
+    const gr_foreign_option *foreign;
+    bool attends;  /**< it looks at keys itself: no recurrence, so not to be contained in bmojo      */
+    bool contains; /**< it contains spec->bmojo_inner                                                    */
 
     /** Fill `p`, return how many. Pure. */
     int (*params)(const gr_mixer_spec *spec, gr_param_spec p[GR_MIXER_PARAMS]);

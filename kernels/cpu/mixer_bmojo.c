@@ -389,12 +389,18 @@ static gr_mixer_cost cost(const gr_mixer_spec *s, int64_t context)
                                inner.state_bytes + 4 * 2 * G * D * (2 * rows + (double)faded_rows(s, context))};
 }
 
+static const gr_foreign_option foreign[] = {{.ours = "bmojo_window", .theirs = "window_size"},
+                                            {.ours = "bmojo_tied", .theirs = "tie_attn_weights"},
+                                            {.ours = "bmojo_inner", .theirs = "ssm_mixer"},
+                                            {0}};
+
 const gr_mixer_def gr_bmojo_def = {
     .name = "bmojo",
     .symbol = "BMF",
     .prefix = "bmojo_f",
     .source = "Zancato et al. 2024, arXiv:2407.06324; hybrid-model-factory's BMOJO-F; docs/math.md 6",
     .gain = GR_ATTN_O,
+    .foreign = foreign,
     .attends = true,
     .contains = true,
     .params = params,

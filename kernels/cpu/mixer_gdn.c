@@ -577,12 +577,16 @@ static gr_mixer_cost cost(const gr_mixer_spec *s, int64_t context)
     };
 }
 
+static const gr_foreign_option foreign[] = {
+    {.ours = "conv_width", .theirs = "conv_size"}, {.ours = "gdn_neg_eigval", .theirs = "allow_neg_eigval"}, {0}};
+
 const gr_mixer_def gr_gdn_def = {
     .name = "gdn",
     .symbol = "GDN",
     .prefix = "gdn",
     .source = "Yang, Kautz, Hatamizadeh 2024, arXiv:2412.06464; hybrid-model-factory's GatedDeltaNet; docs/math.md 2",
     .gain = O_NORM,
+    .foreign = foreign,
     .params = params,
     .from_attention = from_attention,
     .forward = forward,

@@ -369,6 +369,9 @@ static gr_mixer_cost cost(const gr_mixer_spec *s, int64_t context)
     };
 }
 
+static const gr_foreign_option foreign[] = {
+    {.ours = "mamba2_init", .theirs = "use_qk_norm", .name = {"mamba_in_the_llama", "priming"}}, {0}};
+
 const gr_mixer_def gr_mamba2_def = {
     .name = "mamba2",
     .symbol = "M2",
@@ -376,6 +379,7 @@ const gr_mixer_def gr_mamba2_def = {
     .source = "Dao, Gu 2024, arXiv:2405.21060; hybrid-model-factory's Mamba2; Wang et al. 2024, arXiv:2408.15237 "
               "(Mamba-in-the-Llama); docs/math.md 1",
     .gain = NORM,
+    .foreign = foreign,
     .params = params,
     .from_attention = from_attention,
     .forward = forward,

@@ -38,12 +38,15 @@ static gr_mixer_cost cost(const gr_mixer_spec *s, int64_t context)
     return gr_attention_cost(s, reach(s), context);
 }
 
+static const gr_foreign_option foreign[] = {{.ours = "swa_window", .theirs = "window_size"}, {.ours = "swa_sink"}, {0}};
+
 const gr_mixer_def gr_swa_def = {
     .name = "swa",
     .symbol = "SWA",
     .prefix = "swa",
     .source = "Beltagy et al. 2020, arXiv:2004.05150; sinks: Xiao et al. 2023, arXiv:2309.17453; docs/math.md 5.5",
     .gain = GR_ATTN_O,
+    .foreign = foreign,
     .attends = true,
     .params = gr_attention_params,
     .from_attention = gr_attention_from_attention,
