@@ -149,9 +149,16 @@ gr_status gr_convert(const gr_comm *c, const char *weights, const gr_cfg_convert
     gr_model_spec    spec;
     gr_weights_plan  plan = {.by = *by};
     const gr_mixer **mixer = NULL;
-    char            *config = NULL, *pattern = NULL;
+    char            *config = NULL, *pattern = NULL, *selected = NULL;
+    const char      *wanted = convert->pattern;
     int              n_new = 0;
 
+    GR_CHECK0(!*convert->pattern != !*convert->selection, GR_ERR_CONFIG,
+              "either convert.pattern or convert.selection must be given");
+    if (*convert->selection) {
+        GR_TRY(gr_pattern_select(c, convert->selection, &selected));
+        wanted = selected;
+    }
     GR_TRY(gr_weights_open(&cv.from, c, weights));
     GR_CHECK0(!strstr(gr_weights_config_json(cv.from), "\"graft\""), GR_ERR_INPUT,
               "%s is a hybrid already (pattern %s): convert starts from a Transformer", gr_weights_path(cv.from),
@@ -159,7 +166,7 @@ gr_status gr_convert(const gr_comm *c, const char *weights, const gr_cfg_convert
     st = gr_model_spec_options(gr_weights_config_json(cv.from), options, &config);
     if (st == GR_OK) st = gr_model_spec_parse(&spec, config, gr_weights_path(cv.from));
     if (st == GR_OK) st = gr_alloc(&mixer, (uint64_t)spec.n_layer, sizeof(void *), "pattern");
-    if (st == GR_OK) st = gr_pattern_parse(convert->pattern, spec.n_layer, mixer);
+    if (st == GR_OK) st = gr_pattern_parse(wanted, spec.n_layer, mixer);
     if (st == GR_OK) st = gr_pattern_text(mixer, spec.n_layer, &pattern);
     if (st == GR_OK) st = check_options(&spec, mixer, pattern);
     if (st == GR_OK) st = gr_params_open(&ps, NULL);
@@ -172,7 +179,7 @@ gr_status gr_convert(const gr_comm *c, const char *weights, const gr_cfg_convert
     }
     GR_TRY(gr_agree(c, st));
     for (int i = 0; i < spec.n_layer; i++) n_new += mixer[i] != gr_mixer_attention();
-    GR_CHECK0(n_new > 0, GR_ERR_CONFIG, "convert.pattern = '%s' replaces no layer", convert->pattern);
+    GR_CHECK0(n_new > 0, GR_ERR_CONFIG, "pattern '%s' replaces no layer", wanted);
     plan.tensor = cv.info;
     plan.n = ps->n;
     plan.config_json = config;
@@ -187,6 +194,7 @@ out:
     gr_free(&cv.at.block);
     gr_params_close(&ps);
     gr_free(&pattern);
+    gr_free(&selected);
     gr_free(&mixer);
     gr_free(&config);
     gr_weights_close(&cv.from);

@@ -98,6 +98,10 @@ refused "tokenizer of another vocabulary, training" "$dir/t/weights.h5" 'tokeniz
     data.shards="$dir/shards"
 refused "pattern of another depth" "$dir/h.h5" 'the model has 3' convert run.out="$dir/h.h5" model.weights="$dir/small.h5" convert.pattern=attn,gdn
 refused "unknown mixer" "$dir/h.h5" "unknown mixer 'rwkv'" convert run.out="$dir/h.h5" model.weights="$dir/small.h5" convert.pattern='(attn,rwkv)'
+refused "neither pattern nor selection" "$dir/h.h5" 'convert.pattern or convert.selection' convert run.out="$dir/h.h5" model.weights="$dir/small.h5"
+echo '{"pattern": ["attn"]}' >"$dir/selection.json"
+refused "selection without a pattern" "$dir/h.h5" 'selection.json: pattern' convert run.out="$dir/h.h5" model.weights="$dir/small.h5" convert.selection="$dir/selection.json"
+refused "option of a type that is not there" "$dir/h.h5" 'mixer.gdn_neg_eigval' convert run.out="$dir/h.h5" model.weights="$dir/small.h5" convert.pattern=attn,attn,attn mixer.gdn_neg_eigval=true
 refused "weights that are shards" "$dir/e" 'kind' evaluate run.out="$dir/e" model.weights="$dir/shards/shard-00000.h5" evaluate.shards="$dir/shards"
 cp "$dir/small.h5" "$dir/flipped.h5"; printf '\x55' | dd of="$dir/flipped.h5" bs=1 seek=40000 conv=notrunc status=none
 refused "a flipped byte in the weights" "$dir/e" 'checksum' evaluate run.out="$dir/e" model.weights="$dir/flipped.h5" evaluate.shards="$dir/shards"
