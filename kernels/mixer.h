@@ -12,7 +12,11 @@
  * width, V value width, D head_dim, C chunk length.  All F32 unless said otherwise. Layouts [N, H, K]: head-major
  * inside a token.
  *
- * Source   docs/math.md, sections 0.6 to 5.
+ * A type may contain one of the others (bmojo: gr_mixer_spec.bmojo_inner): it appends that one's parameters, tape and
+ * states to its own and calls its functions. Here it is a pointer to a definition, and to a core in gr_mixer_ctx; which
+ * type that is, src/ decides.
+ *
+ * Source   docs/math.md, sections 0.6 to 6.
  */
 #ifndef GR_KERNELS_MIXER_H
 #define GR_KERNELS_MIXER_H
