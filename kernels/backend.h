@@ -69,6 +69,10 @@ typedef struct gr_ops {
 
     /** y += x. */
     void (*add)(gr_tensor y, gr_tensor x, gr_stream *s);
+    /** y += b in every row: y [R, D], b [D]. */
+    void (*bias)(gr_tensor y, gr_tensor b, gr_stream *s);
+    /** db += sum of dy's rows; db may be none. */
+    void (*bias_back)(gr_tensor db, gr_tensor dy, gr_stream *s);
     /** x *= a. */
     void (*scale)(gr_tensor x, float a, gr_stream *s);
     /** *sum (F64 [1]) += sum of squares. */
@@ -86,6 +90,11 @@ typedef struct gr_ops {
     void (*l2norm)(gr_tensor y, gr_tensor rs, gr_tensor x, float eps, gr_stream *s);
     /** dx = rs (dy - y <y, dy>); dx may be dy. */
     void (*l2norm_back)(gr_tensor dx, gr_tensor dy, gr_tensor y, gr_tensor rs, gr_stream *s);
+
+    /** y = x inv,  inv = 1 / (|x| + eps) [R]   (Gated KalmaNet's q and k); y may be x. */
+    void (*unit_norm)(gr_tensor y, gr_tensor inv, gr_tensor x, float eps, gr_stream *s);
+    /** dx = inv (dy - y <y, dy> / |y|), inv dy where y = 0; dx may be dy. */
+    void (*unit_norm_back)(gr_tensor dx, gr_tensor dy, gr_tensor y, gr_tensor inv, gr_stream *s);
 
     /** y = (x rstd w) silu(z): norm before gate. x, z, y [R, D]; w [D]. */
     void (*gated_norm)(gr_tensor y, gr_tensor rstd, gr_tensor x, gr_tensor z, gr_tensor w, float eps, gr_stream *s);

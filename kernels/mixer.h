@@ -50,6 +50,12 @@ typedef struct gr_mixer_spec {
 
     bool mamba2_llama; /**< mamba2: starts as Mamba-in-the-Llama has it: gate not from attention, no norms of B and C */
 
+    int   gka_iterations, gka_decode_iterations; /**< gka: of its solver, over sequences; token by token */
+    float gka_ridge;       /**< gka: ridge of its regression, as a share of |H|                    */
+    bool  gka_alpha;       /**< gka: a gate mixes query and solution; off: the solution alone      */
+    bool  gka_v_conv;      /**< gka: values pass the short convolution                             */
+    bool  gka_output_gate; /**< gka: its output gate                                               */
+
     int  swa_window, swa_sink; /**< tokens a query sees, itself included; and always the document's first so many */
     int  bmojo_window;         /**< tokens a query sees as they are, itself included; then as many faded ones       */
     bool bmojo_tied;           /**< faded tokens pass the same projections as the others; else their own           */
@@ -93,11 +99,13 @@ typedef struct gr_core_args {
     bool decode;                /**< attention of one query: k and v [n, G, ..] are a cache, all of which it sees;
                                      so are keys and values among `more`                                 */
     float     scale;            /**< multiplies q k^T                                        */
+    int       iterations;       /**< gka: of its solver                                      */
+    float     ridge;            /**< gka: of its regression, as a share of |H|               */
     gr_tensor q, k, v;          /**< [N, H, K], [N, G, K], [N, G, V]                         */
     gr_tensor gate[GR_MIXER_GATES]; /**< [N, H] each, as the type declares                       */
     gr_tensor o;                    /**< [N, H, V]                                               */
-    gr_tensor aux;                  /**< [N, H] by-product backward needs (attention: log-sum-exp) or none */
-    gr_tensor more[GR_CORE_MORE];   /**< further inputs, as the type declares                          */
+    gr_tensor aux; /**< by-product backward needs: attention [N, H] log-sum-exp, gka [N, H, K] solutions; or none */
+    gr_tensor more[GR_CORE_MORE]; /**< further inputs, as the type declares                          */
     /** Before the first and after the last token; none = zero / unwanted. [0] is [H, K, V], others are [H, ..] as the
      * type declares. state_in enters the first document only. */
     gr_tensor state_in[GR_CORE_STATES], state_out[GR_CORE_STATES];

@@ -17,6 +17,8 @@ gr_head gr_head_of(const gr_core_args *a, int h)
                    .R = R,
                    .n_head = a->n_head,
                    .scale = a->scale,
+                   .iterations = a->iterations,
+                   .ridge = a->ridge,
                    .ldk = gr_tile_ld(K),
                    .ldv = gr_tile_ld(V),
                    .ldc = gr_tile_ld(a->chunk * R),
@@ -31,6 +33,7 @@ gr_head gr_head_of(const gr_core_args *a, int h)
                    .v = gr_at(a->v, (int64_t)kv * V),
                    .o = gr_at(a->o, (int64_t)h * V),
                    .d_o = gr_at(a->d_o, (int64_t)h * V),
+                   .aux = gr_at(a->aux, h * (a->aux.rank > 2 ? a->aux.dim[2] : 1)),
                    .dq = gr_at(a->dq, (int64_t)h * K)};
 
     for (int i = 0; i < GR_MIXER_GATES; i++) {
@@ -252,9 +255,9 @@ void gr_chunked_backward(const gr_core_args *a, const gr_recurrence *r)
     rooms = gr_take2(a->scratch, GR_F32, n_thread, size);
     if (grouped) {
         dk = gr_take3(a->scratch, GR_F32, n_row, a->n_head, a->k_dim);
-        dv = gr_take3(a->scratch, GR_F32, n_row, a->n_head, a->v_dim);
+        if (dv.data) dv = gr_take3(a->scratch, GR_F32, n_row, a->n_head, a->v_dim);
     }
-    if (!rooms.data || !dk.data || !dv.data) goto out;
+    if (!rooms.data || !dk.data || (a->dv.data && !dv.data)) goto out;
 #pragma omp parallel for schedule(dynamic, 1) num_threads(n_thread)
     for (int64_t i = 0; i < n_task; i++) {
         const gr_span doc = span_of(a->seq, (int)(i / a->n_head));
@@ -267,7 +270,7 @@ void gr_chunked_backward(const gr_core_args *a, const gr_recurrence *r)
     }
     if (grouped) {
         sum_groups(a, a->dk.data, dk.data, a->k_dim);
-        sum_groups(a, a->dv.data, dv.data, a->v_dim);
+        if (dv.data) sum_groups(a, a->dv.data, dv.data, a->v_dim);
     }
 out:
     gr_arena_release(a->scratch, mark);

@@ -30,6 +30,9 @@ typedef struct gr_head {
     int64_t      dk_row, dv_row; /**< dk, dv are this head's own; the walk sums them over the group          */
     const float *state_in[GR_CORE_STATES], *dstate_out[GR_CORE_STATES];
     float       *state_out[GR_CORE_STATES], *dstate_in[GR_CORE_STATES];
+    float       *aux; /**< by-product; the type knows its rows */
+    int          iterations;
+    float        ridge;
 } gr_head;
 
 gr_head gr_head_of(const gr_core_args *a, int h);
@@ -158,7 +161,7 @@ typedef struct gr_recurrence {
     void (*backward)(const gr_head *x, const gr_span *doc, float *room);
 } gr_recurrence;
 
-/** The forward and backward of a gr_mixer_core. */
+/** The forward and backward of a gr_mixer_core. v and dv may be absent: a recurrence without values. */
 void gr_chunked_forward(const gr_core_args *a, const gr_recurrence *r);
 void gr_chunked_backward(const gr_core_args *a, const gr_recurrence *r);
 #endif

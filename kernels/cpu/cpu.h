@@ -43,6 +43,10 @@ void      gr_cpu_zero(gr_tensor x, gr_stream *s);
 gr_status gr_cpu_blas_open(int threads, char *note, int n_note);
 void      gr_cpu_gemm(gr_tensor c, gr_tensor a, bool ta, gr_tensor b, bool tb, float alpha, float beta, gr_stream *s);
 
+/* bias.c */
+void gr_cpu_bias(gr_tensor y, gr_tensor b, gr_stream *s);
+void gr_cpu_bias_back(gr_tensor db, gr_tensor dy, gr_stream *s);
+
 /* pointwise.c */
 void gr_cpu_add(gr_tensor y, gr_tensor x, gr_stream *s);
 void gr_cpu_scale(gr_tensor x, float a, gr_stream *s);
@@ -58,6 +62,8 @@ void gr_cpu_rmsnorm_back(gr_tensor dx, gr_tensor dw, gr_tensor dy, gr_tensor x, 
                          gr_stream *s);
 void gr_cpu_l2norm(gr_tensor y, gr_tensor rs, gr_tensor x, float eps, gr_stream *s);
 void gr_cpu_l2norm_back(gr_tensor dx, gr_tensor dy, gr_tensor y, gr_tensor rs, gr_stream *s);
+void gr_cpu_unit_norm(gr_tensor y, gr_tensor inv, gr_tensor x, float eps, gr_stream *s);
+void gr_cpu_unit_norm_back(gr_tensor dx, gr_tensor dy, gr_tensor y, gr_tensor inv, gr_stream *s);
 void gr_cpu_gated_norm(gr_tensor y, gr_tensor rstd, gr_tensor x, gr_tensor z, gr_tensor w, float eps, gr_stream *s);
 void gr_cpu_gated_norm_back(gr_tensor dx, gr_tensor dz, gr_tensor dw, gr_tensor dy, gr_tensor x, gr_tensor rstd,
                             gr_tensor z, gr_tensor w, gr_stream *s);

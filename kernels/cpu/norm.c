@@ -116,6 +116,41 @@ void gr_cpu_l2norm_back(gr_tensor dx_RD, gr_tensor dy_RD, gr_tensor y_RD, gr_ten
     }
 }
 
+void gr_cpu_unit_norm(gr_tensor y_RD, gr_tensor inv_R, gr_tensor x_RD, float eps, gr_stream *s)
+{
+    const int64_t R = gr_count(inv_R), D = R > 0 ? gr_count(x_RD) / R : 0;
+
+    (void)s;
+#pragma omp parallel for schedule(static) if (R * D > GR_SERIAL)
+    for (int64_t r = 0; r < R; r++) {
+        const float *x = gr_f(x_RD) + r * D;
+        float       *y = gr_f(y_RD) + r * D;
+        const float  inv = (float)(1.0 / (sqrt(dot(x, x, D)) + eps));
+
+        gr_f(inv_R)[r] = inv;
+#pragma omp simd
+        for (int64_t i = 0; i < D; i++) y[i] = x[i] * inv;
+    }
+}
+
+/* |y| / |x| = inv, so what the eps does to dx is in |y|, which is 1 but for it. */
+void gr_cpu_unit_norm_back(gr_tensor dx_RD, gr_tensor dy_RD, gr_tensor y_RD, gr_tensor inv_R, gr_stream *s)
+{
+    const int64_t R = gr_count(inv_R), D = R > 0 ? gr_count(y_RD) / R : 0;
+
+    (void)s;
+#pragma omp parallel for schedule(static) if (R * D > GR_SERIAL)
+    for (int64_t r = 0; r < R; r++) {
+        const float *dy = gr_f(dy_RD) + r * D, *y = gr_f(y_RD) + r * D;
+        float       *dx = gr_f(dx_RD) + r * D;
+        const double length = sqrt(dot(y, y, D));
+        const float  inv = gr_f(inv_R)[r], along = length == 0 ? 0.0f : (float)(dot(y, dy, D) / length);
+
+#pragma omp simd
+        for (int64_t i = 0; i < D; i++) dx[i] = inv * (dy[i] - y[i] * along);
+    }
+}
+
 /* y = (x rstd w) silu(z): norm before gate, as Gated DeltaNet has it (the other order is Mamba-2's). */
 void gr_cpu_gated_norm(gr_tensor y_RD, gr_tensor rstd_R, gr_tensor x_RD, gr_tensor z_RD, gr_tensor w_D, float eps,
                        gr_stream *s)

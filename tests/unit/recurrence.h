@@ -28,6 +28,9 @@ typedef struct rec_type {
     /** Inputs in fp32, or NULL: q, k unit rows, v and states normal, gate 0 in [g_min, 0], others in [0, b_max]. */
     void (*draw)(const rec_problem *p, float *x);
 
+    /** What the core needs beyond q, k, v, gates and states; memory from take(). Or NULL. */
+    void (*complete)(const rec_problem *p, gr_core_args *a);
+
     /** Outputs y of head h, and (dx not NULL) its share of the gradient, dx +=. */
     void (*oracle)(const rec_problem *p, int h, const double *x, double *y, const double *w, double *dx);
 } rec_type;
@@ -305,6 +308,7 @@ static inline gr_core_args rec_args(const rec_problem *p, const gr_seq *seq, flo
         if (p->carry) a.state_in[i] = rec_view(p, x, rec_first_state(p) + i);
         a.state_out[i] = rec_out_view(p, y, 1 + i);
     }
+    if (p->type->complete) p->type->complete(p, &a);
     return a;
 }
 

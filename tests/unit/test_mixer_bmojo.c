@@ -6,6 +6,7 @@ np: 1
 timeout: 60
 */
 #include "config/options.h"
+#include "model/model.h"
 #include "tests/unit/keys.h"
 
 /* As of attention (test_mixer_attn.c), and once more rounded by the merge. */
@@ -330,21 +331,22 @@ static void check_definition(void)
 /* Each recurrent type of this build, inside: it fits, decoding equals forward, and it can be configured. */
 static void check_inner(const gr_mixer *m)
 {
-    const shape   c = {m->def->name, 1, 4, 2, 16, 16, {0, 90}, 0.25};
-    gr_mixer_spec spec = {
-        .hidden = 24, .conv_width = 4, .chunk = 16, .bmojo_window = 20, .bmojo_tied = true, .bmojo_inner = m->def};
-    gr_param_spec  p[GR_MIXER_PARAMS];
-    gr_mixer_state state = {0};
-    gr_cfg_mixer   o;
-    json_t        *tree = NULL;
-    layer          l;
+    const shape         c = {m->def->name, 1, 4, 2, 16, 16, {0, 90}, 0.25};
+    const gr_model_spec model = {.hidden = 24, .mixer = gr_options_default()};
+    gr_mixer_spec       spec = gr_mixer_spec_of(&model);
+    gr_param_spec       p[GR_MIXER_PARAMS];
+    gr_mixer_state      state = {0};
+    gr_cfg_mixer        o;
+    json_t             *tree = NULL;
+    layer               l;
 
+    spec.chunk = 16, spec.bmojo_window = 20, spec.bmojo_inner = m->def;
     layer_open(&l, &c, &gr_bmojo_def, &gr_bmojo_cpu, m->cpu, spec);
     CHECK(m->def->params(&l.spec, p) <= GR_INNER_PARAMS, "%s has too many parameters to be contained", m->def->name);
     CHECK(m->def->state_shape(&l.spec, 1, &state) <= GR_INNER_STATES, "%s has too many states to be contained",
           m->def->name);
     for (int i = 0; i < l.n_param; i++) CHECK(l.param[i].name[0], "%s: a name is too long", m->def->name);
-    layer_decode(&l, 1e-5, l.def->cost(&l.spec, 90).state_bytes, 4);
+    layer_decode(&l, 1e-4, l.def->cost(&l.spec, 90).state_bytes, 4);
     tree = json_pack("{s:s}", "bmojo_inner", m->def->name);
     CHECK(gr_options_parse(&o, tree, "test") == GR_OK, "mixer.bmojo_inner does not know %s", m->def->name);
     json_decref(tree);

@@ -105,10 +105,11 @@ static void check_isolation(gr_model *m, const gr_seq *seq, const char *what)
 static void check_hybrid(const gr_ops *ops, const gr_seq *seq, const char *from, const char *pattern)
 {
     const gr_provenance  by = {"test", "0", "0", "now", "", "{}"};
-    const gr_cfg_convert convert = {.pattern = pattern, .init = "attention", .conv_init = "delta", .seed = 3};
-    gr_cfg_mixer         mixer = gr_options_default();
-    char                 to[GR_PATH_MAX];
-    gr_model            *m = NULL;
+    const gr_cfg_convert convert = {
+        .pattern = pattern, .selection = "", .init = "attention", .conv_init = "delta", .seed = 3};
+    gr_cfg_mixer mixer = gr_options_default();
+    char         to[GR_PATH_MAX];
+    gr_model    *m = NULL;
 
     mixer.chunk = 16;                                                     /* several to a sequence */
     if (strstr(pattern, "swa")) mixer.swa_window = 5, mixer.swa_sink = 2; /* shorter than the documents */
@@ -125,6 +126,7 @@ int main(void)
 {
     static const char *const hybrid[] = {
         "(gdn,attn)",
+        "(gka,attn)",
         "(mamba2,attn)",
         "(swa,bmojo)",
     };

@@ -1,4 +1,4 @@
-/* RMSNorm, l2 norm and gated norm, forward and backward, against fp64. */
+/* RMSNorm, l2 norm, unit norm and gated norm, forward and backward, against fp64. */
 /*TEST
 np: 1
 timeout: 60
@@ -7,8 +7,8 @@ timeout: 60
 
 static const gr_ops *op = &gr_ops_cpu;
 
-enum { RMS, L2, GATED };
-static const char *const name[] = {"rmsnorm", "l2norm", "gated_norm"};
+enum { RMS, L2, UNIT, GATED };
+static const char *const name[] = {"rmsnorm", "l2norm", "unit_norm", "gated_norm"};
 
 /* One case; doubles for the oracle, floats for the operation. */
 typedef struct norm_case {
@@ -20,17 +20,24 @@ typedef struct norm_case {
     bool    in_place;
 } norm_case;
 
+static bool weighs(int kind)
+{
+    return kind == RMS || kind == GATED;
+}
+
 static void oracle(const norm_case *c, double *y, double *rstd)
 {
     for (int64_t r = 0; r < c->R; r++) {
         const double *x = c->x + r * c->D;
-        const double  ss = sum_product(x, x, c->D), q = 1 / sqrt((c->kind == L2 ? ss : ss / (double)c->D) + c->eps);
+        const double  ss = sum_product(x, x, c->D);
+        const double  q =
+            c->kind == UNIT ? 1 / (sqrt(ss) + c->eps) : 1 / sqrt((c->kind == L2 ? ss : ss / (double)c->D) + c->eps);
 
         rstd[r] = q;
         for (int64_t i = 0; i < c->D; i++) {
             const double z = c->kind == GATED ? c->z[r * c->D + i] : 0;
-            y[r * c->D + i] =
-                x[i] * q * (c->kind == L2 ? 1 : c->w[r % c->G * c->D + i]) * (c->kind == GATED ? z / (1 + exp(-z)) : 1);
+            y[r * c->D + i] = x[i] * q * (weighs(c->kind) ? c->w[r % c->G * c->D + i] : 1) *
+                              (c->kind == GATED ? z / (1 + exp(-z)) : 1);
         }
     }
 }
@@ -66,6 +73,10 @@ static void run(const void *ctx)
         op->l2norm(y, rstd, x, (float)c->eps, NULL);
         op->l2norm_back(dx, dy, y, rstd, NULL);
         break;
+    case UNIT:
+        op->unit_norm(y, rstd, x, (float)c->eps, NULL);
+        op->unit_norm_back(dx, dy, y, rstd, NULL);
+        break;
     default:
         op->gated_norm(y, rstd, x, z, w, (float)c->eps, NULL);
         op->gated_norm_back(dx, dz, dw, dy, x, rstd, z, w, NULL);
@@ -75,7 +86,7 @@ static void run(const void *ctx)
 static void one(int kind, int64_t R, int64_t D, int64_t G, bool in_place)
 {
     const int64_t n = R * D;
-    norm_case     c = {.kind = kind, .R = R, .D = D, .G = G, .eps = 1e-6f, .in_place = in_place};
+    norm_case     c = {.kind = kind, .R = R, .D = D, .G = G, .eps = kind == UNIT ? 0.25 : 1e-6f, .in_place = in_place};
     double       *y = take(n, sizeof *y), *rstd = take(R, sizeof *rstd);
     float        *half = take(G * D, sizeof *half);
     char          what[80];
@@ -92,12 +103,12 @@ static void one(int kind, int64_t R, int64_t D, int64_t G, bool in_place)
     CHECK_REL(c.y, y, n, 2e-6, what); /* some ten roundings of 6e-8 */
     CHECK_REL(c.rstd, rstd, R, 5e-7, what);
     check_grad(what, c.dx, NULL, c.x, n, value, &c, 1e-5); /* cancels against the mean */
-    if (kind != L2) check_grad(what, c.dw, half, c.w, G * D, value, &c, 5e-6);
+    if (weighs(kind)) check_grad(what, c.dw, half, c.w, G * D, value, &c, 5e-6);
     if (kind == GATED) check_grad(what, c.dz, NULL, c.z, n, value, &c, 5e-6);
 
     check_bits(what, run, &c, c.y, n);
     check_bits(what, run, &c, c.dx, n);
-    if (kind != L2) check_bits(what, run, &c, c.dw, G * D);
+    if (weighs(kind)) check_bits(what, run, &c, c.dw, G * D);
     if (kind == GATED) check_bits(what, run, &c, c.dz, n);
 
     if (kind == RMS && !in_place) { /* a frozen weight: the same dx, nothing else touched */
@@ -138,6 +149,9 @@ static void zeros(void)
     op->l2norm(mat(y, 1, 16), vec1(rstd, 1), mat(x, 1, 16), 1e-6f, NULL);
     op->l2norm_back(mat(dx, 1, 16), mat(dy, 1, 16), mat(y, 1, 16), vec1(rstd, 1), NULL);
     CHECK(y[3] == 0 && isfinite(dx[3]), "l2norm of zeros");
+    op->unit_norm(mat(y, 1, 16), vec1(rstd, 1), mat(x, 1, 16), 1e-6f, NULL);
+    op->unit_norm_back(mat(dx, 1, 16), mat(dy, 1, 16), mat(y, 1, 16), vec1(rstd, 1), NULL);
+    CHECK(y[3] == 0 && fabsf(dx[3] - 1e6f) < 1, "unit_norm of zeros");
 }
 
 int main(void)
