@@ -36,6 +36,7 @@ int main(int argc, char **argv)
     GR_TRY(gr_model_open(&teacher, run->comm, run->ops, run->cfg->teacher.weights, GR_WHOLE, NULL, 0));
     GR_TRY(
         gr_model_open(&student, run->comm, run->ops, run->cfg->model.weights, GR_NEW_MIXERS, run->cfg->train.only, 0));
+    GR_TRY(gr_model_iterate(student, &run->cfg->solver));
     GR_TRY(gr_loader_open(&loader, run->comm, run->mesh->data, run->ops, &run->cfg->data, &run->cfg->train, "",
                           teacher->spec.vocab));
     GR_TRY(gr_trainer_open(&trainer, run, student, teacher, loader, 4 * student->spec.n_layer));

@@ -32,6 +32,7 @@ int main(int argc, char **argv)
     GR_TRY(gr_product_open(&product, run, "weights.h5"));
     if (product.finished) goto out;
     GR_TRY(gr_model_open(&model, run->comm, run->ops, run->cfg->model.weights, GR_WHOLE, run->cfg->train.only, 0));
+    GR_TRY(gr_model_iterate(model, &run->cfg->solver));
     GR_TRY(gr_loader_open(&loader, run->comm, run->mesh->data, run->ops, &run->cfg->data, &run->cfg->train,
                           run->cfg->distill.logits, model->spec.vocab));
     GR_TRY(gr_trainer_open(&trainer, run, model, NULL, loader, 3));

@@ -23,6 +23,7 @@ int main(int argc, char **argv)
     GR_TRY(gr_product_open(&product, run, *run->cfg->evaluate.ids ? "logits.h5" : "results.json"));
     if (product.finished) goto out;
     GR_TRY(gr_model_open(&model, run->comm, run->ops, run->cfg->model.weights, GR_WHOLE, NULL, 0));
+    GR_TRY(gr_model_iterate(model, &run->cfg->solver));
     if (*run->cfg->evaluate.ids) {
         GR_TRY(gr_results_logits(run, model, product.path));
     } else {

@@ -49,6 +49,7 @@ typedef struct gr_mixer_spec {
     float init_std;   /**< of random projections (config.json initializer_range)             */
 
     bool mamba2_llama; /**< mamba2: starts as Mamba-in-the-Llama has it: gate not from attention, no norms of B and C */
+    int  mamba2_state; /**< mamba2: channels of B and C, which are rows of the state; 0: head_dim */
 
     int   gka_iterations, gka_decode_iterations; /**< gka: of its solver, over sequences; token by token */
     float gka_ridge;       /**< gka: ridge of its regression, as a share of |H|                    */
@@ -156,7 +157,7 @@ typedef struct gr_mixer_cost {
 /** An option under the name that hybrid-model-factory has for it. */
 typedef struct gr_foreign_option {
     const char *ours;    /**< "gdn_neg_eigval"                                                         */
-    const char *theirs;  /**< "allow_neg_eigval"; NULL: it has none, and only the default can be exported  */
+    const char *theirs;  /**< "allow_neg_eigval"; NULL: they know the default only, others are not exported */
     const char *name[2]; /**< what ours is called when theirs is false, and true; NULL: the same value */
 } gr_foreign_option;
 
@@ -169,6 +170,7 @@ typedef struct gr_mixer_def {
     int         gain;   /**< a parameter that y is proportional to: alignment sets its scale     */
     /** Options of hybrid-model-factory's TYPE_config, up to one with `ours` NULL; NULL: none. */
     const gr_foreign_option *foreign;
+    bool iterates; /**< its core solves by iteration; a run may choose how often (section `solver`)   */
     bool attends;  /**< it looks at keys itself: no recurrence, so not to be contained in bmojo      */
     bool contains; /**< it contains spec->bmojo_inner                                                    */
 

@@ -71,8 +71,7 @@ static int64_t furnish(room *w, float *base, const gr_head *x, int64_t n_chunk)
     return r.used;
 }
 
-/* ---- a chunk ------------------------------------------------------------------------------------------------------
- */
+/* ---- a chunk ----------------------------------------------------------------------------------------------------- */
 
 /* Gates, and the keys as they are written. */
 static void load_chunk(const gr_head *x, room *w, int64_t t, int n)
@@ -187,8 +186,7 @@ static const float *solve(const gr_head *x, room *w, int n, const float *H, cons
     return now;
 }
 
-/* ---- forward ------------------------------------------------------------------------------------------------------
- */
+/* ---- forward ----------------------------------------------------------------------------------------------------- */
 
 static void solve_chunk(const gr_head *x, room *w, int64_t t, int n)
 {
@@ -219,8 +217,7 @@ static void ridge_forward(const gr_head *x, const gr_span *doc, float *base)
     if (doc->is_last && x->state_out[0]) gr_state_store(x->K, x->K, w.H, x->ldk, x->state_out[0]);
 }
 
-/* ---- backward, by implicit differentiation [3.5] ------------------------------------------------------------------
- */
+/* ---- backward, by implicit differentiation [3.5] ----------------------------------------------------------------- */
 
 /* x, dq', and through q' = q + alpha (x - q): dalpha, and dq but for the part that comes through x. Leaves alpha dq' =
  * dx in w->M. */
@@ -382,8 +379,7 @@ static void ridge_backward(const gr_head *x, const gr_span *doc, float *base)
     if (doc->is_first && x->dstate_in[0]) gr_state_store(x->K, x->K, w.dH, x->ldk, x->dstate_in[0]);
 }
 
-/* ---- one token ----------------------------------------------------------------------------------------------------
- */
+/* ---- one token --------------------------------------------------------------------------------------------------- */
 
 /* The iteration of solve() on one row, H [K, K] being the state after the token. */
 static const float *solve_token(const gr_head *x, const float *H, float *b, float *now, float *before, float *M)
@@ -443,8 +439,7 @@ static int64_t ridge_room(const gr_head *x, int64_t n_chunk)
 static const gr_recurrence ridge = {
     .room = ridge_room, .token = ridge_token, .forward = ridge_forward, .backward = ridge_backward};
 
-/* ==== the core: one after the other =================================================================================
- */
+/* ==== the core: one after the other =============================================================================== */
 
 /* Buffers of a call, gradients only for backward. */
 typedef struct parts {
@@ -530,19 +525,15 @@ static void blend(const gr_core_args *a, gr_tensor qp)
     }
 }
 
-static void add_to(gr_tensor y, gr_tensor x, const float *row, float scale)
+/* dbeta += what the read-out makes of its write strength. */
+static void write_strength_back(const gr_core_args *a, gr_tensor dstrength)
 {
-    const int64_t n = gr_count(y);
-    const float  *xp = x.data;
-    float        *yp = y.data;
+    const int64_t n = gr_count(dstrength);
+    const float  *beta = a->gate[G_BETA].data, *ds = dstrength.data;
+    float        *dbeta = a->dgate[G_BETA].data;
 
-    if (row) { /* y += scale (row + eps) x */
 #pragma omp parallel for simd schedule(static) if (parallel : n > GR_SERIAL)
-        for (int64_t i = 0; i < n; i++) yp[i] += scale * (row[i] + BETA_EPS) * xp[i];
-    } else {
-#pragma omp parallel for simd schedule(static) if (parallel : n > GR_SERIAL)
-        for (int64_t i = 0; i < n; i++) yp[i] += xp[i];
-    }
+    for (int64_t i = 0; i < n; i++) dbeta[i] += 2 * (beta[i] + BETA_EPS) * ds[i];
 }
 
 static void core_backward(const gr_core_args *a, gr_stream *stream)
@@ -551,15 +542,14 @@ static void core_backward(const gr_core_args *a, gr_stream *stream)
     const parts        p = take_parts(a, true);
     const gr_core_args regression = regression_args(a, &p), readout = readout_args(a, &p);
 
-    (void)stream;
     if (p.qp.data && p.strength.data && p.dqp.data && p.dstrength.data && p.dk.data && p.dg.data) {
         write_strength(a, p.strength);
         blend(a, p.qp);
         gr_chunked_backward(&readout, &gr_gla);
         gr_chunked_backward(&regression, &ridge);
-        add_to(a->dk, p.dk, NULL, 1);
-        add_to(a->dgate[G_DECAY], p.dg, NULL, 1);
-        add_to(a->dgate[G_BETA], p.dstrength, a->gate[G_BETA].data, 2); /* d (beta + eps)^2 */
+        gr_cpu_add(a->dk, p.dk, stream);
+        gr_cpu_add(a->dgate[G_DECAY], p.dg, stream);
+        write_strength_back(a, p.dstrength);
     }
     gr_arena_release(a->scratch, mark);
 }
@@ -571,8 +561,7 @@ const gr_mixer_core gr_gka_cpu = {
     .backward = core_backward,
 };
 
-/* ==== the layer, in terms of gr_ops and the core ====================================================================
- */
+/* ==== the layer, in terms of gr_ops and the core ================================================================== */
 
 enum { W_Q, W_K, W_V, W_A, W_B, BIAS_B, A_LOG, DT_BIAS, CONV_Q, CONV_K, O_NORM, W_O, N_ALWAYS };
 
@@ -948,6 +937,7 @@ const gr_mixer_def gr_gka_def = {
     .source = "Peng et al. 2025, arXiv:2511.21016; hybrid-model-factory's GatedKalmaNet; docs/math.md 3",
     .gain = O_NORM,
     .foreign = foreign,
+    .iterates = true,
     .params = params,
     .from_attention = from_attention,
     .forward = forward,

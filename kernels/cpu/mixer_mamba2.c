@@ -1,6 +1,6 @@
 /* Mamba-2 in the shape of attention: its core on cpu, then the layer around it (the same on every backend).
  *
- * A head holds a matrix S [D, D]. Each token lets it fade and writes into it, both as strongly as its step size Delta
+ * A head holds a matrix S [K, D]. Each token lets it fade and writes into it, both as strongly as its step size Delta
  * says; B is the key, C the query, x the value:
  *
  *     S_t = e^{Delta_t A} S_{t-1} + Delta_t B_t^T x_t          y_t = C_t S_t + D x_t
@@ -36,7 +36,7 @@ const gr_mixer_core gr_mamba2_cpu = {
 /* The norms of B and C are there when attention has its own, and the layer starts from it as Priming does. */
 enum { W_IN, CONV, CONV_BIAS, DT_BIAS, A_LOG, SKIP, NORM, W_OUT, B_NORM, C_NORM, N_PARAM };
 
-/* in_proj's rows, and those of them that are convolved, in this order: z [H D], x [G D], B [G D], C [H D], dt [H]. */
+/* in_proj's rows, and those of them that are convolved, in this order: z [H D], x [G D], B [G K], C [H K], dt [H]. */
 enum { PART_Z, PART_X, PART_B, PART_C, PART_DT, N_PART, N_CONV = 3 };
 
 /* Kept for backward: projections (z, x, B, C, dt in in_proj's order), gates, what the gate reads. Norms and
@@ -52,13 +52,30 @@ static bool has_bc_norm(const gr_mixer_spec *s)
     return s->qk_norm && !s->mamba2_llama;
 }
 
-/* Where a part of in_proj begins; N_PART: how many rows it has. */
+/* K, channels of B and C. */
+static int state_dim(const gr_mixer_spec *s)
+{
+    return s->mamba2_state > 0 ? s->mamba2_state : s->head_dim;
+}
+
+/* Heads of a part of in_proj, and channels of each. */
+static int part_heads(const gr_mixer_spec *s, int part)
+{
+    return part == PART_X || part == PART_B ? s->n_kv_head : s->n_head;
+}
+
+static int part_width(const gr_mixer_spec *s, int part)
+{
+    return part == PART_DT ? 1 : part == PART_B || part == PART_C ? state_dim(s) : s->head_dim;
+}
+
+/* Where it begins; N_PART: how many rows there are. */
 static int64_t part_at(const gr_mixer_spec *s, int part)
 {
-    const int64_t HD = (int64_t)s->n_head * s->head_dim, GD = (int64_t)s->n_kv_head * s->head_dim;
-    const int64_t at[] = {0, HD, HD + GD, HD + 2 * GD, 2 * HD + 2 * GD, 2 * HD + 2 * GD + s->n_head};
+    int64_t at = 0;
 
-    return at[part];
+    for (int i = 0; i < part; i++) at += (int64_t)part_heads(s, i) * part_width(s, i);
+    return at;
 }
 
 static int64_t part_rows(const gr_mixer_spec *s, int part)
@@ -80,26 +97,30 @@ static int params(const gr_mixer_spec *s, gr_param_spec p[GR_MIXER_PARAMS])
     p[NORM] = (gr_param_spec){"norm.weight", 1, {H * D, 1, 1}, GR_INIT_ONE, false};
     p[W_OUT] = (gr_param_spec){"out_proj.weight", 2, {hid, H * D, 1}, GR_INIT_NORMAL, true};
     if (!has_bc_norm(s)) return B_NORM;
-    p[B_NORM] = (gr_param_spec){"B_norm.weight", 1, {D, 1, 1}, GR_INIT_ONE, false};
-    p[C_NORM] = (gr_param_spec){"C_norm.weight", 1, {D, 1, 1}, GR_INIT_ONE, false};
+    p[B_NORM] = (gr_param_spec){"B_norm.weight", 1, {state_dim(s), 1, 1}, GR_INIT_ONE, false};
+    p[C_NORM] = (gr_param_spec){"C_norm.weight", 1, {state_dim(s), 1, 1}, GR_INIT_ONE, false};
     return N_PARAM;
 }
 
-/* x, B, C, the output are attention's v, k, q, o. Priming also starts the gate and the norms from attention;
- * Mamba-in-the-Llama leaves the gate random and has no norms. */
+/* x, B, C, the output are attention's v, k, q, o: of B and C the first channels of every head, as many as both have.
+ * Priming also starts the gate and the norms from attention; Mamba-in-the-Llama leaves the gate random and has no
+ * norms. */
 static void from_attention(const gr_mixer_spec *s, float *const *w, const float *const *attn)
 {
     static const int from[] = {[PART_X] = GR_ATTN_V, [PART_B] = GR_ATTN_K, [PART_C] = GR_ATTN_Q};
-    const int64_t    hid = s->hidden;
+    const int64_t    hid = s->hidden, D = s->head_dim;
+    const size_t     both = (size_t)(state_dim(s) < s->head_dim ? state_dim(s) : s->head_dim);
 
     for (int i = PART_X; i <= PART_C; i++)
-        memcpy(w[W_IN] + part_at(s, i) * hid, attn[from[i]], (size_t)(part_rows(s, i) * hid) * sizeof(float));
+        for (int64_t h = 0; h < part_heads(s, i); h++)
+            memcpy(w[W_IN] + (part_at(s, i) + h * part_width(s, i)) * hid, attn[from[i]] + h * D * hid,
+                   (i == PART_X ? (size_t)D : both) * (size_t)hid * sizeof(float));
     memcpy(w[W_OUT], attn[GR_ATTN_O], (size_t)(part_rows(s, PART_Z) * hid) * sizeof(float));
     if (!s->mamba2_llama)
         gr_gate_from_attention(s, w[W_IN] + part_at(s, PART_Z) * hid, attn[GR_ATTN_O], attn[GR_ATTN_V]);
     if (!has_bc_norm(s)) return;
-    memcpy(w[B_NORM], attn[GR_ATTN_K_NORM], (size_t)s->head_dim * sizeof(float));
-    memcpy(w[C_NORM], attn[GR_ATTN_Q_NORM], (size_t)s->head_dim * sizeof(float));
+    memcpy(w[B_NORM], attn[GR_ATTN_K_NORM], both * sizeof(float));
+    memcpy(w[C_NORM], attn[GR_ATTN_Q_NORM], both * sizeof(float));
 }
 
 /* ---- forward ----------------------------------------------------------------------------------------------------- */
@@ -111,9 +132,10 @@ typedef struct inputs {
     gr_tensor out[N_CONV];  /* after the convolutions: the core's v, k, q                               */
 } inputs;
 
-static int n_head_of(const gr_mixer_spec *s, int i)
+/* A part by tokens and heads. */
+static gr_tensor take_part(gr_arena *a, const gr_mixer_spec *s, int64_t N, int part)
 {
-    return i == T_C - T_X ? s->n_head : s->n_kv_head;
+    return gr_take3(a, GR_F32, N, part_heads(s, part), part_width(s, part));
 }
 
 static inputs take_inputs(const gr_mixer_ctx *c, const gr_tensor *t, int64_t N)
@@ -121,20 +143,17 @@ static inputs take_inputs(const gr_mixer_ctx *c, const gr_tensor *t, int64_t N)
     inputs in = {.raw = {t[T_X], t[T_B], t[T_C]}};
 
     for (int i = 0; i < N_CONV; i++) {
-        const int n = n_head_of(c->spec, i);
-
-        in.out[i] = gr_take_heads(c->scratch, c->spec, N, n);
+        in.out[i] = take_part(c->scratch, c->spec, N, PART_X + i);
         if (i == 0 || !has_bc_norm(c->spec)) continue;
-        in.raw[i] = gr_take_heads(c->scratch, c->spec, N, n);
-        in.rstd[i] = gr_take1(c->scratch, GR_F32, N * n);
+        in.raw[i] = take_part(c->scratch, c->spec, N, PART_X + i);
+        in.rstd[i] = gr_take1(c->scratch, GR_F32, N * part_heads(c->spec, PART_X + i));
     }
     return in;
 }
 
 static void take_tape(gr_arena *a, const gr_mixer_spec *s, int64_t N, gr_tensor *t)
 {
-    t[T_Z] = gr_take_heads(a, s, N, s->n_head);
-    for (int i = 0; i < N_CONV; i++) t[T_X + i] = gr_take_heads(a, s, N, n_head_of(s, i));
+    for (int i = PART_Z; i <= PART_C; i++) t[T_Z + i] = take_part(a, s, N, i);
     t[T_DT] = gr_take2(a, GR_F32, N, s->n_head);
     t[T_DELTA] = gr_take2(a, GR_F32, N, s->n_head);
     t[T_DECAY] = gr_take2(a, GR_F32, N, s->n_head);
@@ -183,7 +202,7 @@ static gr_core_args core_args(const gr_mixer_ctx *c, const inputs *in, const gr_
     return (gr_core_args){.seq = seq,
                           .n_head = s->n_head,
                           .n_kv_head = s->n_kv_head,
-                          .k_dim = s->head_dim,
+                          .k_dim = state_dim(s),
                           .v_dim = s->head_dim,
                           .chunk = s->chunk,
                           .scale = 1.0f,
@@ -223,18 +242,19 @@ static void forward(const gr_mixer_ctx *c, gr_tensor y, gr_tensor x, gr_tape *ta
     const gr_mark mark = gr_arena_mark(c->scratch);
     const int64_t N = x.dim[0];
     gr_tape       brief, *t = tape ? tape : &brief;
-    gr_tensor     rstd;
+    gr_tensor     rstd, h;
     inputs        in;
 
     take_tape(tape ? c->keep : c->scratch, c->spec, N, t->t);
     in = take_inputs(c, t->t, N);
     rstd = gr_take1(c->scratch, GR_F32, N * c->spec->n_head);
+    h = gr_take_heads(c->scratch, c->spec, N, c->spec->n_head);
     if (!gr_out_of_memory(c)) {
         const gr_core_args a = core_args(c, &in, t->t, c->seq);
 
         projections(c, t->t, x);
         core_inputs(c, &in, t->t, c->seq, NULL);
-        heart(c, &a, y, a.q, rstd, t->t); /* q has been read by then */
+        heart(c, &a, y, h, rstd, t->t);
     }
     gr_arena_release(c->scratch, mark);
 }
@@ -284,13 +304,13 @@ static void backward(const gr_mixer_ctx *c, gr_tensor dx, gr_tensor dy, gr_tenso
     const gr_mixer_spec *s = c->spec;
     const gr_tensor     *t = tape->t;
     const int64_t        N = x.dim[0];
-    const int            H = s->n_head, G = s->n_kv_head;
+    const int            H = s->n_head;
     const inputs         in = take_inputs(c, t, N);
     const gr_tensor      rstd = gr_take1(c->scratch, GR_F32, N * H), h = gr_take_heads(c->scratch, s, N, H),
                     n = gr_take_heads(c->scratch, s, N, H), d_o = gr_take_heads(c->scratch, s, N, H),
                     dz = gr_take_heads(c->scratch, s, N, H);
-    const gr_tensor d[N_CONV] = {gr_take_heads(c->scratch, s, N, G), gr_take_heads(c->scratch, s, N, G),
-                                 gr_take_heads(c->scratch, s, N, H)};
+    const gr_tensor d[N_CONV] = {take_part(c->scratch, s, N, PART_X), take_part(c->scratch, s, N, PART_B),
+                                 take_part(c->scratch, s, N, PART_C)};
     const gr_tensor dg = gr_take2(c->scratch, GR_F32, N, H), d_delta = gr_take2(c->scratch, GR_F32, N, H);
 
     if (!gr_out_of_memory(c)) {
@@ -324,7 +344,7 @@ static int state_shape(const gr_mixer_spec *s, int64_t capacity, gr_mixer_state 
     (void)capacity; /* the point of it all */
     for (int i = 0; i < N_CONV; i++)
         state->t[HIST_X + i] = gr_view2(NULL, GR_F32, s->conv_width - 1, part_rows(s, PART_X + i));
-    state->t[STATE] = gr_view3(NULL, GR_F32, s->n_head, s->head_dim, s->head_dim);
+    state->t[STATE] = gr_view3(NULL, GR_F32, s->n_head, state_dim(s), s->head_dim);
     return N_STATE;
 }
 
@@ -333,13 +353,14 @@ static void step(const gr_mixer_ctx *c, gr_tensor y, gr_tensor x, gr_mixer_state
     static const int32_t doc[2] = {0, 1};
     const gr_mark        mark = gr_arena_mark(c->scratch);
     const gr_seq         one = {.n = 1, .n_doc = 1, .doc = doc};
-    gr_tensor            t[N_TAPE], rstd;
+    gr_tensor            t[N_TAPE], rstd, h;
     inputs               in;
 
     (void)pos;
     take_tape(c->scratch, c->spec, 1, t);
     in = take_inputs(c, t, 1);
     rstd = gr_take1(c->scratch, GR_F32, c->spec->n_head);
+    h = gr_take_heads(c->scratch, c->spec, 1, c->spec->n_head);
     if (!gr_out_of_memory(c)) {
         gr_core_args a = core_args(c, &in, t, &one);
 
@@ -347,7 +368,7 @@ static void step(const gr_mixer_ctx *c, gr_tensor y, gr_tensor x, gr_mixer_state
         core_inputs(c, &in, t, &one, c->spec->conv_width > 1 ? &state->t[HIST_X] : NULL);
         for (int i = 0; i < N_CONV; i++) gr_remember(c, state->t[HIST_X + i], in.raw[i]);
         a.state_in[0] = a.state_out[0] = state->t[STATE];
-        heart(c, &a, y, a.q, rstd, t);
+        heart(c, &a, y, h, rstd, t);
     }
     gr_arena_release(c->scratch, mark);
 }
@@ -355,22 +376,25 @@ static void step(const gr_mixer_ctx *c, gr_tensor y, gr_tensor x, gr_mixer_state
 /* docs/math.md 10. The core's backward includes replaying the states; projections cost twice as much backward. */
 static gr_mixer_cost cost(const gr_mixer_spec *s, int64_t context)
 {
-    const double H = s->n_head, D = s->head_dim, hid = s->hidden;
+    const double H = s->n_head, D = s->head_dim, K = state_dim(s), hid = s->hidden;
     const double C = (double)(context < s->chunk ? context : s->chunk);
     const double proj = 2 * hid * ((double)part_at(s, N_PART) + H * D);
-    const double fwd = H * (4 * C * D + 4 * D * D), bwd = H * (10 * C * D + 10 * D * D);
+    const double fwd = H * (2 * C * (K + D) + 4 * K * D), bwd = H * (2 * C * (3 * K + 2 * D) + 10 * K * D);
 
     return (gr_mixer_cost){
         .forward = proj + fwd,
         .backward = 2 * proj + bwd,
         .core_forward = fwd,
         .core_backward = bwd,
-        .state_bytes = 4 * (H * D * D + (s->conv_width - 1) * (double)(part_at(s, PART_DT) - part_at(s, PART_X))),
+        .state_bytes = 4 * (H * K * D + (s->conv_width - 1) * (double)(part_at(s, PART_DT) - part_at(s, PART_X))),
     };
 }
 
 static const gr_foreign_option foreign[] = {
-    {.ours = "mamba2_init", .theirs = "use_qk_norm", .name = {"mamba_in_the_llama", "priming"}}, {0}};
+    {.ours = "mamba2_init", .theirs = "use_qk_norm", .name = {"mamba_in_the_llama", "priming"}},
+    {.ours = "mamba2_state"},
+    {.ours = "conv_width"},
+    {0}};
 
 const gr_mixer_def gr_mamba2_def = {
     .name = "mamba2",

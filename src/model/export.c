@@ -17,7 +17,7 @@ enum { PIECE = 64 << 20 };
 /* ---- config.json: hybrid-model-factory's hybrid classes, or the Transformer's own ------------------- */
 
 /* TYPE_config: what the mixer says hybrid-model-factory calls its options. */
-static gr_status add_type_config(json_t *config, const gr_mixer_def *def, const json_t *options, const json_t *plain)
+static gr_status add_type_config(json_t *config, const gr_mixer_def *def, const json_t *options, const json_t *preset)
 {
     gr_status st = GR_OK;
     json_t   *o = json_object();
@@ -26,8 +26,8 @@ static gr_status add_type_config(json_t *config, const gr_mixer_def *def, const 
     for (const gr_foreign_option *f = def->foreign; f && f->ours; f++) {
         json_t *v = json_object_get(options, f->ours);
 
-        GR_CHECK0(f->theirs || json_equal(v, json_object_get(plain, f->ours)), GR_ERR_CONFIG,
-                  "mixer.%s: hybrid-model-factory has no such option, so the model cannot be exported", f->ours);
+        GR_CHECK0(f->theirs || json_equal(v, json_object_get(preset, f->ours)), GR_ERR_INPUT,
+                  "mixer.%s is not its default, and hybrid-model-factory's %s knows no other", f->ours, def->symbol);
         if (!f->theirs) continue;
         if (f->name[0])
             json_object_set_new(o, f->theirs, json_boolean(!strcmp(json_string_value(v), f->name[1])));
@@ -44,21 +44,21 @@ out:
 static gr_status hybrid_config(json_t *o, const gr_model_spec *spec, const gr_mixer *const *mixer)
 {
     gr_status          st = GR_OK;
-    const gr_cfg_mixer preset = gr_options_default();
-    json_t            *options = NULL, *plain = NULL;
+    const gr_cfg_mixer normal = gr_options_default();
+    json_t            *options = NULL, *preset = NULL;
     char               pattern[4096] = "", type[64], arch[64];
     size_t             at = 0;
     bool               any = false;
 
     GR_TRY(gr_options_json(&spec->mixer, &options));
-    GR_TRY(gr_options_json(&preset, &plain));
+    GR_TRY(gr_options_json(&normal, &preset));
     for (int i = 0; i < spec->n_layer; i++) {
         at += (size_t)snprintf(pattern + at, sizeof pattern - at, "%s%s", i ? "-" : "", mixer[i]->def->symbol);
         GR_CHECK0(at < sizeof pattern, GR_ERR_ARG, "pattern of %d layers is too long", spec->n_layer);
         if (mixer[i] == gr_mixer_attention()) continue;
         any = true;
-        GR_TRY(add_type_config(o, mixer[i]->def, options, plain));
-        if (mixer[i]->def->contains) GR_TRY(add_type_config(o, gr_mixer_spec_of(spec).bmojo_inner, options, plain));
+        GR_TRY(add_type_config(o, mixer[i]->def, options, preset));
+        if (mixer[i]->def->contains) GR_TRY(add_type_config(o, gr_mixer_spec_of(spec).bmojo_inner, options, preset));
     }
     json_object_del(o, "graft");
     if (!any) goto out;
@@ -69,8 +69,8 @@ static gr_status hybrid_config(json_t *o, const gr_model_spec *spec, const gr_mi
     json_object_set_new(o, "hybrid_override_pattern", json_string(pattern));
     json_object_del(o, "layer_types");
 out:
-    json_decref(plain);
     json_decref(options);
+    json_decref(preset);
     return st;
 }
 

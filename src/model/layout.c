@@ -17,6 +17,7 @@ gr_mixer_spec gr_mixer_spec_of(const gr_model_spec *spec)
                            .conv_width = (int)spec->mixer.conv_width,
                            .chunk = (int)spec->mixer.chunk,
                            .neg_eigval = spec->mixer.gdn_neg_eigval,
+                           .mamba2_state = (int)spec->mixer.mamba2_state,
                            .mamba2_llama = !strcmp(spec->mixer.mamba2_init, "mamba_in_the_llama"),
                            .gka_iterations = (int)spec->mixer.gka_iterations,
                            .gka_decode_iterations = (int)spec->mixer.gka_decode_iterations,

@@ -131,6 +131,24 @@ out:
     return st;
 }
 
+gr_status gr_model_iterate(gr_model *m, const gr_cfg_solver *solver)
+{
+    gr_status st = GR_OK;
+    bool      any = false;
+
+    if (!solver->iterations && !solver->decode_iterations) goto out;
+    for (int i = 0; i < m->spec.n_layer; i++) {
+        const gr_mixer_def *def = m->at.block[i].mixer->def;
+        any |= def->iterates || (def->contains && m->mixer_spec.bmojo_inner->iterates);
+    }
+    GR_CHECK0(any, GR_ERR_CONFIG, "solver.%s is given, but no mixer of the model iterates (%s)",
+              solver->iterations ? "iterations" : "decode_iterations", m->pattern);
+    if (solver->iterations) m->mixer_spec.gka_iterations = (int)solver->iterations;
+    if (solver->decode_iterations) m->mixer_spec.gka_decode_iterations = (int)solver->decode_iterations;
+out:
+    return st;
+}
+
 gr_status gr_model_create(gr_model **out, const gr_comm *c, const gr_ops *ops, const char *config,
                           const char *tokenizer, const char *train_only, uint64_t seed)
 {

@@ -78,6 +78,10 @@ gr_init_law gr_init_law_of(const gr_model_spec *spec);
 gr_status gr_model_open(gr_model **m, const gr_comm *c, const gr_ops *ops, const char *weights, gr_parts parts,
                         const char *train_only, double rope_theta);
 
+/** [local] From now on the solvers of mixers make another number of iterations than the model was converted with (0:
+ * the same). What the model is stays as it is: it is saved with its own. GR_ERR_CONFIG when no mixer of it iterates. */
+gr_status gr_model_iterate(gr_model *m, const gr_cfg_solver *solver);
+
 /** [collective] A new Transformer with random weights: N(0, initializer_range) matrices, unit norms. `tokenizer` may be
  * "". */
 gr_status gr_model_create(gr_model **m, const gr_comm *c, const gr_ops *ops, const char *config, const char *tokenizer,

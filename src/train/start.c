@@ -22,6 +22,7 @@ gr_status gr_start_model(gr_model **out, const gr_run *run)
         GR_TRY(gr_model_create(&m, run->comm, run->ops, start->config, start->tokenizer, run->cfg->train.only,
                                (uint64_t)run->cfg->train.seed));
     }
+    GR_TRY(gr_model_iterate(m, &run->cfg->solver));
     if (start->rope_theta > 0 || context > m->spec.max_position) {
         const double  theta = start->rope_theta > 0 ? start->rope_theta : m->spec.rope_theta;
         const int64_t longest = context > m->spec.max_position ? context : m->spec.max_position;

@@ -30,7 +30,7 @@ static void read_type_config(const gr_mixer_def *def, const json_t *o, json_t *o
     for (const gr_foreign_option *f = def->foreign; f && f->ours; f++) {
         json_t *v = f->theirs ? json_object_get(o, f->theirs) : NULL;
 
-        if (!f->theirs) continue;
+        if (!v) continue;
         if (f->name[0])
             json_object_set_new(options, f->ours, json_string(f->name[json_is_true(v)]));
         else

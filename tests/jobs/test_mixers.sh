@@ -37,6 +37,7 @@ make_corpus
 make_model
 
 stages gdn '(gdn,attn)' 'GDN-*-GDN-*' '"allow_neg_eigval": true' mixer.gdn_neg_eigval=true
+stages gka '(gka,attn)' 'GKA-*-GKA-*' '"num_iter": 20' mixer.gka_iterations=20 mixer.gka_v_conv=false
 stages mamba2 '(mamba2,attn)' 'M2-*-M2-*' '"use_qk_norm": true' mixer.a_min=1 mixer.dt_max=0.2
 stages mamba2-llama '(mamba2,attn)' 'M2-*-M2-*' '"use_qk_norm": false' mixer.mamba2_init=mamba_in_the_llama
 stages swa '(swa,attn)' 'SWA-*-SWA-*' '"window_size": 3' mixer.swa_window=3
@@ -49,8 +50,15 @@ refused 'mixer.mamba2_init is given, but no layer is mamba2' convert.pattern='(g
 refused 'mixer.swa_sink is given, but no layer is swa' convert.pattern='(bmojo,attn)' mixer.swa_sink=4
 refused 'mixer.gdn_neg_eigval is given, but no layer is gdn' convert.pattern='(bmojo,attn)' mixer.bmojo_inner=mamba2 mixer.gdn_neg_eigval=true
 
+# A state that hybrid-model-factory does not know stays here.
+graft 1 convert run.out="$dir/small" model.weights="$dir/teacher" convert.pattern='(mamba2,attn)' mixer.mamba2_state=8
+rc=0
+graft 1 export run.out="$dir/small-hf" model.weights="$dir/small" >"$dir/log" 2>&1 || rc=$?
+[ $rc -eq 2 ] && grep -q 'mixer.mamba2_state is not its default' "$dir/log" || { echo "export: exit $rc"; cat "$dir/log"; exit 1; }
+
 # hybrid-model-factory has no sinks: such a model would be another one there.
 graft 1 convert run.out="$dir/sinks" model.weights="$dir/teacher" convert.pattern='(swa,attn)' mixer.swa_sink=4
 rc=0
 graft 1 export run.out="$dir/sinks-hf" model.weights="$dir/sinks" >"$dir/log" 2>&1 || rc=$?
-[ $rc -eq 2 ] && grep -qF 'mixer.swa_sink: hybrid-model-factory has no such option' "$dir/log" && ! ls "$dir"/sinks-hf/*.safetensors
+[ $rc -eq 2 ] && grep -q 'mixer.swa_sink is not its default' "$dir/log" || { echo "export: exit $rc"; cat "$dir/log"; exit 1; }
+! ls "$dir"/sinks-hf*/*.safetensors 2>/dev/null

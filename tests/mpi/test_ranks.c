@@ -125,10 +125,11 @@ static void compare(gr_comm *world, const char *config, const char *weights, con
 static void make_hybrid(gr_comm *world, const char *config, const char *path)
 {
     const gr_provenance  by = {"test", "0", "0", "now", "", "{}"};
-    const gr_cfg_convert convert = {.pattern = "(attn,gdn)", .init = "attention", .conv_init = "delta", .seed = 3};
-    gr_cfg_mixer         mixer = gr_options_default();
-    gr_model            *m = NULL;
-    char                 from[GR_PATH_MAX];
+    const gr_cfg_convert convert = {
+        .pattern = "(attn,gdn)", .selection = "", .init = "attention", .conv_init = "delta", .seed = 3};
+    gr_cfg_mixer mixer = gr_options_default();
+    gr_model    *m = NULL;
+    char         from[GR_PATH_MAX];
 
     mixer.chunk = 16; /* several to a sequence */
     gr_path(from, "%s/transformer.h5", tiny_dir());

@@ -27,8 +27,7 @@ static int  iterations = 30;
 static bool no_alpha; /* the core gets none */
 static bool exact;    /* the oracle solves by Cholesky */
 
-/* ---- one system, fp64 ---------------------------------------------------------------------------------------------
- */
+/* ---- one system, fp64 -------------------------------------------------------------------------------------------- */
 
 static double frobenius(int K, const double *H)
 {
@@ -86,8 +85,7 @@ static void solve(int K, const double *H, const double *b, double *x)
         solve_chebyshev(K, H, F, b, x, room);
 }
 
-/* ---- oracle -------------------------------------------------------------------------------------------------------
- */
+/* ---- oracle ------------------------------------------------------------------------------------------------------ */
 
 /* y [n] = x A, A [m, n]. */
 static void row_times(int m, int n, const double *x, const double *A, double *y)
@@ -208,8 +206,7 @@ static void oracle(const rec_problem *p, int h, const double *in, double *y, con
     }
 }
 
-/* ---- inputs -------------------------------------------------------------------------------------------------------
- */
+/* ---- inputs ------------------------------------------------------------------------------------------------------ */
 
 /* H as keys leave it: R^T R / 4 with R [4, K], of low rank. */
 static void draw(const rec_problem *p, float *x)
@@ -251,8 +248,7 @@ static const rec_type gka = {
     .oracle = oracle,
 };
 
-/* ---- tests --------------------------------------------------------------------------------------------------------
- */
+/* ---- tests ------------------------------------------------------------------------------------------------------- */
 
 static void test_oracle_gradient(void)
 {

@@ -82,8 +82,7 @@ static bool has(int i)
     return (i != WAL && i != BAL) ? (i != CV || spec.gka_v_conv) && (i != WG || spec.gka_output_gate) : spec.gka_alpha;
 }
 
-/* ---- the formulas, docs/math.md 3.2, token by token ---------------------------------------------------------------
- */
+/* ---- the formulas, docs/math.md 3.2, token by token -------------------------------------------------------------- */
 
 static double sigmoid(double x)
 {
