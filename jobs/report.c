@@ -1,9 +1,10 @@
 /**
- * report -- what a pipeline did, in a table and in plots.
+ * report -- what a pipeline did, or a sweep, in a table and in plots.
  *
  *   reads    report.stages    metrics.jsonl of training runs   (align, distill, extend)
  *            report.models    results.json of evaluations      (evaluate)
  *            report.seconds   seconds of every stage           (scripts/demo.sh)
+ *            report.sweep     instead: members.tsv, and all of these of every member    (slurm/sweep.sh)
  *   writes   run.out/         report.md, report.json, loss_STAGE.svg, STAGE_layers.svg; a table on stdout
  *   resumes  not at all: it takes a second, and looks at what there is now
  *   exits    0 done, 2 bad configuration or input, or gnuplot is missing; else failed

@@ -182,6 +182,7 @@ void gr_attention_step(const gr_mixer_ctx *c, gr_reach r, gr_tensor y, gr_tensor
         gr_cache_write(c, cache[CACHE_K], slot, a.k);
         gr_cache_write(c, cache[CACHE_V], slot, a.v);
         a.seq = &one;
+        a.decode = true;
         a.k = gr_rows(cache[CACHE_K], 0, n);
         a.v = gr_rows(cache[CACHE_V], 0, n);
         c->core->forward(&a, c->stream);

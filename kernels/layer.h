@@ -1,7 +1,7 @@
 /** @file layer.h  What the layers of mixers do alike: projections, views of [N, heads, D], convolutions' memory, how an
  * output gate starts.  [leaf]
  *
- * Included by kernels/cpu/mixer_*.c only. `i` is the place of a weight in the type's params().
+ * Included by kernels/cpu/mixer_*.c and kernels/attention.h only. `i` is the place of a weight in the type's params().
  */
 #ifndef GR_KERNELS_LAYER_H
 #define GR_KERNELS_LAYER_H

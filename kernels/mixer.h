@@ -12,7 +12,11 @@
  * width, V value width, D head_dim, C chunk length.  All F32 unless said otherwise. Layouts [N, H, K]: head-major
  * inside a token.
  *
- * Source   docs/math.md, sections 0.6 to 5.
+ * A type may contain one of the others (bmojo: gr_mixer_spec.bmojo_inner): it appends that one's parameters, tape and
+ * states to its own and calls its functions. Here it is a pointer to a definition, and to a core in gr_mixer_ctx; which
+ * type that is, src/ decides.
+ *
+ * Source   docs/math.md, sections 0.6 to 6.
  */
 #ifndef GR_KERNELS_MIXER_H
 #define GR_KERNELS_MIXER_H
@@ -37,15 +41,17 @@ enum { GR_INNER_PARAMS = 24, GR_INNER_TAPE = 24, GR_INNER_STATES = 8 };
 /** The layer a mixer is built for. Attention and what replaces it get the same. */
 typedef struct gr_mixer_spec {
     int   hidden, n_head, n_kv_head, head_dim;
-    bool  qk_norm;     /**< attention normalises q and k per head (Qwen3)                     */
-    float norm_eps;    /**< of the model's norms                                              */
-    int   conv_width;  /**< taps of the short convolution; 4 in every published checkpoint    */
-    int   chunk;       /**< tokens per chunk of a recurrence                                  */
-    bool  neg_eigval;  /**< write strength in (0, 2) instead of (0, 1)                        */
-    float init_std;    /**< of random projections (config.json initializer_range)             */
+    bool  qk_norm;    /**< attention normalises q and k per head (Qwen3)                     */
+    float norm_eps;   /**< of the model's norms                                              */
+    int   conv_width; /**< taps of the short convolution; 4 in every published checkpoint    */
+    int   chunk;      /**< tokens per chunk of a recurrence                                  */
+    bool  neg_eigval; /**< write strength in (0, 2) instead of (0, 1)                        */
+    float init_std;   /**< of random projections (config.json initializer_range)             */
+
     bool mamba2_llama; /**< mamba2: starts as Mamba-in-the-Llama has it: gate not from attention, no norms of B and C */
     int  mamba2_state; /**< mamba2: channels of B and C, which are rows of the state; 0: head_dim */
-    int  gka_iterations, gka_decode_iterations; /**< gka: of its solver, over sequences; token by token */
+
+    int   gka_iterations, gka_decode_iterations; /**< gka: of its solver, over sequences; token by token */
     float gka_ridge;       /**< gka: ridge of its regression, as a share of |H|                    */
     bool  gka_alpha;       /**< gka: a gate mixes query and solution; off: the solution alone      */
     bool  gka_v_conv;      /**< gka: values pass the short convolution                             */
@@ -53,12 +59,14 @@ typedef struct gr_mixer_spec {
     int   mimo_rank;       /**< mamba3: rows of q, k, v and o per token (MIMO); 0 and 1: one (SISO)       */
     float rope_fraction;   /**< mamba3: part of the state's channels that turn, in [0, 1]               */
     bool  outproj_norm;    /**< mamba3: RMSNorm of each head before the gate                            */
-    int   window; /**< swa: tokens that a query sees, itself included; bmojo: the same, and as many faded ones   */
-    int   sink;   /**< swa: the first so many tokens of a document are always seen             */
-    bool  untied; /**< bmojo: faded tokens have projections of their own                         */
-    /** bmojo: what its faded tokens come from; a recurrent type. Code here knows no type by name, so whoever reads
-     * configurations (src/mixers) resolves the name, and gives the core of the backend in gr_mixer_ctx.inner. */
-    const struct gr_mixer_def *inner;
+
+    int  swa_window, swa_sink; /**< tokens a query sees, itself included; and always the document's first so many */
+    int  bmojo_window;         /**< tokens a query sees as they are, itself included; then as many faded ones       */
+    bool bmojo_tied;           /**< faded tokens pass the same projections as the others; else their own           */
+    /** The type that bmojo's faded tokens come from, any that does not attend. kernels/ knows no type by name: whoever
+     * reads the configuration resolves the name (src/model/layout.c), and hands the inner type's core on the backend in
+     * use to the layer beside the layer's own (gr_mixer_ctx.inner). */
+    const struct gr_mixer_def *bmojo_inner;
 } gr_mixer_spec;
 
 typedef enum gr_init {
@@ -93,11 +101,12 @@ typedef struct gr_core_args {
     int           n_row;        /**< rows of q, k, v, o per token, [N, n_row, heads, width] then; 0 means 1     */
     int           window, sink; /**< attention: a query sees the last `window` tokens, itself included, and the first
                                      `sink` of its document; window 0: all of them                       */
+    bool decode;                /**< attention of one query: k and v [n, G, ..] are a cache, all of which it sees;
+                                     so are keys and values among `more`                                 */
     float     scale;            /**< multiplies q k^T                                        */
     int       iterations;       /**< gka: of its solver                                      */
     float     ridge;            /**< gka: of its regression, as a share of |H|               */
-    gr_tensor q, k, v; /**< [N, H, K], [N, G, K], [N, G, V]. Attention decodes when there is one query, and k and
-                            v have another number of rows: a cache, of which the query sees everything */
+    gr_tensor q, k, v;          /**< [N, H, K], [N, G, K], [N, G, V]                         */
     gr_tensor gate[GR_MIXER_GATES]; /**< [N, H] each, as the type declares                       */
     gr_tensor o;                    /**< [N, H, V]                                               */
     gr_tensor aux; /**< by-product backward needs: attention [N, H] log-sum-exp, gka [N, H, K] solutions; or none */
@@ -126,7 +135,7 @@ typedef struct gr_mixer_core {
 typedef struct gr_mixer_ctx {
     const gr_ops        *op;
     const gr_mixer_core *core;
-    const gr_mixer_core *inner; /**< core of spec->inner, or NULL where no type of the model contains another  */
+    const gr_mixer_core *inner; /**< core of spec->bmojo_inner; NULL where no layer contains another type      */
     const gr_mixer_spec *spec;
     const gr_seq        *seq;
     gr_tensor            rope_cs; /**< [N, D] table of this batch (kernels/backend.h)     */
@@ -167,6 +176,7 @@ typedef struct gr_mixer_def {
     const gr_foreign_option *foreign;
     bool iterates; /**< its core solves by iteration; a run may choose how often (section `solver`)   */
     bool attends;  /**< it looks at keys itself: no recurrence, so not to be contained in bmojo      */
+    bool contains; /**< it contains spec->bmojo_inner                                                    */
 
     /** Fill `p`, return how many. Pure. */
     int (*params)(const gr_mixer_spec *spec, gr_param_spec p[GR_MIXER_PARAMS]);

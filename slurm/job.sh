@@ -26,6 +26,8 @@
 #   MAX_RESTARTS           default 20
 
 graft_home=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+# shellcheck source=slurm/alone.sh
+. "$graft_home/slurm/alone.sh"
 job=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID} # of an array's last element, SLURM_JOB_ID means all of them
 job=${job:-${SLURM_JOB_ID:-}}
 starts=${SLURM_RESTART_COUNT:-0}
@@ -64,17 +66,6 @@ set_ranks() # ranks per node, and cores for each
 }
 
 # ---- where the stage stands ------------------------------------------------------------------------
-
-# A command as if outside of the job: MPI would take the variables of a job for an invitation.
-alone()
-{
-    (
-        for v in $(compgen -e); do
-            case $v in SLURM_* | PMIX_* | PMI_*) unset "$v" ;; esac
-        done
-        exec "$@"
-    )
-}
 
 # Only the program knows where its output goes: it is asked, and nothing is configured twice.
 find_output() # sets `out`

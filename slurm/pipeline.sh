@@ -30,18 +30,7 @@ choose()
         [ "$state $s" != "inside $to" ] || state=after
     done
     [ $state = after ] || die "no stages from $from to $to; there are: ${stages[*]}"
-    for s in "${chosen[@]}"; do
-        [ -f "$configs/$s.yaml" ] || die "no $configs/$s.yaml"
-        [ -f "$GRAFT_HOME/slurm/${s%%_*}_$model.sh" ] || die "no slurm/${s%%_*}_$model.sh: unknown model $model"
-    done
-}
-
-submit_stage() # STAGE AFTER
-{
-    local after=()
-    [ -z "$2" ] || after=(--dependency="afterok:$2")
-    GRAFT_CONFIG=$configs/$1.yaml submit "$1" --kill-on-invalid-dep=yes --job-name="$1_$model" "${after[@]}" "${GRAFT_SBATCH[@]}" \
-        "$GRAFT_HOME/slurm/${1%%_*}_$model.sh"
+    for s in "${chosen[@]}"; do require_stage "$s"; done
 }
 
 argument=model options="from to configs"

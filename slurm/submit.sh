@@ -1,8 +1,10 @@
 # shellcheck shell=bash
-# What pipeline.sh and sweep.sh share: where the clone is, the command line, the site, and what sbatch says. Sourced.
+# What pipeline.sh and the sweeps share: where the clone is, the command line, the site, and what sbatch says. Sourced.
 
 GRAFT_HOME=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 export GRAFT_HOME
+# shellcheck source=slurm/alone.sh
+. "$GRAFT_HOME/slurm/alone.sh"
 exec 3>&1 # what is captured below is a job's id; this is the terminal
 
 die() { echo "${0##*/}: $*" >&2; exit 2; }
@@ -52,4 +54,21 @@ submit() # NAME SBATCH-ARGUMENTS...
     else
         "${line[@]}" | cut -d';' -f1 # federations add ;cluster
     fi
+}
+
+# One stage of $model, with its configuration in $configs, as a job of its own after the success of another. A name up to _ is the
+# program: tokenize_lessons.
+submit_stage() # STAGE AFTER, a job or empty
+{
+    local after=()
+    [ -z "$2" ] || after=(--dependency="afterok:$2")
+    GRAFT_CONFIG=${configs:?}/$1.yaml submit "$1" --kill-on-invalid-dep=yes --job-name="$1_${model:?}" "${after[@]}" \
+        "${GRAFT_SBATCH[@]}" "$GRAFT_HOME/slurm/${1%%_*}_$model.sh"
+}
+
+# Is there what submit_stage needs?
+require_stage() # STAGE
+{
+    [ -f "$configs/$1.yaml" ] || die "no $configs/$1.yaml"
+    [ -f "$GRAFT_HOME/slurm/${1%%_*}_$model.sh" ] || die "no slurm/${1%%_*}_$model.sh: unknown model $model"
 }

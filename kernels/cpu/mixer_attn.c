@@ -3,25 +3,9 @@
 #include "kernels/attention.h"
 #include "kernels/cpu/softmax.h"
 
-/* ---- the core: window and sink of the arguments say which keys a query sees ------------------------- */
-
-static void core_forward(const gr_core_args *a, gr_stream *stream)
-{
-    (void)stream;
-    if (gr_is_decoding(a))
-        gr_softmax_decode(a, &(gr_keys){a->q, a->k, a->v}, 1);
-    else
-        gr_softmax_forward(a, gr_band_of(a->window, a->sink));
-}
-
-static void core_backward(const gr_core_args *a, gr_stream *stream)
-{
-    (void)stream;
-    gr_softmax_backward(a, gr_band_of(a->window, a->sink), false);
-}
-
 /* tol: measured 5e-7 at scores of order 1; a score of size S adds S 2^-24, so 1e-5 allows for scores of 100. */
-const gr_mixer_core gr_attn_cpu = {.tol = 1e-5, .forward = core_forward, .backward = core_backward};
+const gr_mixer_core gr_attn_cpu = {
+    .tol = 1e-5, .forward = gr_softmax_core_forward, .backward = gr_softmax_core_backward};
 
 /* ---- the layer ------------------------------------------------------------------------------------- */
 

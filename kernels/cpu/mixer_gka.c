@@ -41,6 +41,7 @@ typedef struct room {
     float   *Pe, *Z;            /* [C, C] eta . P; scratch                                                */
     float   *b, *X[2], *Xe, *M; /* [C, K] the iteration: eta . right side, two iterates, ee . X, H X      */
     float   *H;                 /* [K, K] the state; backward: one before each chunk                      */
+    bool     fresh;             /* the state before this chunk is 0: a document begins                    */
     float   *x, *dqp, *dK, *dw; /* backward: x; dq'; dk; what k writes into the last state                */
     float   *Zx, *Om, *c, *om;  /* P . X K^T; Omega; [C] c; omega                                         */
     float   *dH;                /* [K, K] gradient of the state                                           */
@@ -170,7 +171,7 @@ static const float *solve(const gr_head *x, room *w, int n, const float *H, cons
             for (int j = 0; j < n; j++) z[j] = j <= i ? p[j] * z[j] : 0.0f;
         }
         gr_tile_lower_gemm(n, K, w->Z, ldc, w->Kc, ldk, w->M, ldk, 1.0f, 0.0f);
-        gr_tile_gemm(n, K, K, w->Xe, ldk, 1, H, ldk, w->M, ldk, 1.0f, 1.0f);
+        if (!w->fresh) gr_tile_gemm(n, K, K, w->Xe, ldk, 1, H, ldk, w->M, ldk, 1.0f, 1.0f);
         for (int i = 0; i < n; i++) {
             const int64_t at = (int64_t)i * ldk;
             const float  *M = w->M + at, *b = w->b + at, *X = now + at, e = w->ee[i];
@@ -207,13 +208,21 @@ static void solve_chunk(const gr_head *x, room *w, int64_t t, int n)
     advance(x, w, n, w->H);
 }
 
+static bool starts_empty(const gr_head *x, const gr_span *doc, int64_t t)
+{
+    return t == doc->first && !(doc->is_first && x->state_in[0]);
+}
+
 static void ridge_forward(const gr_head *x, const gr_span *doc, float *base)
 {
     room w;
 
     furnish(&w, base, x, GR_ROOM_FORWARD);
     gr_state_load(x->K, x->K, doc->is_first ? x->state_in[0] : NULL, w.H, x->ldk);
-    for (int64_t t = doc->first; t < doc->end; t += x->C) solve_chunk(x, &w, t, gr_chunk_len(x, t, doc->end));
+    for (int64_t t = doc->first; t < doc->end; t += x->C) {
+        w.fresh = starts_empty(x, doc, t);
+        solve_chunk(x, &w, t, gr_chunk_len(x, t, doc->end));
+    }
     if (doc->is_last && x->state_out[0]) gr_state_store(x->K, x->K, w.H, x->ldk, x->state_out[0]);
 }
 
@@ -374,6 +383,8 @@ static void ridge_backward(const gr_head *x, const gr_span *doc, float *base)
     load_symmetric(x, doc->is_last ? x->dstate_out[0] : NULL, w.dH);
     for (int64_t c = n_chunk - 1; c >= 0; c--) {
         const int64_t t = doc->first + c * x->C;
+
+        w.fresh = starts_empty(x, doc, t);
         ridge_chunk_back(x, &w, t, gr_chunk_len(x, t, doc->end), w.H + c * state);
     }
     if (doc->is_first && x->dstate_in[0]) gr_state_store(x->K, x->K, w.dH, x->ldk, x->dstate_in[0]);

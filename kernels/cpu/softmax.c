@@ -508,3 +508,20 @@ void gr_softmax_decode(const gr_core_args *a, const gr_keys *set, int n_set)
     }
     gr_arena_release(a->scratch, mark);
 }
+
+/* ---- a whole core ---------------------------------------------------------------------------------- */
+
+void gr_softmax_core_forward(const gr_core_args *a, gr_stream *stream)
+{
+    (void)stream;
+    if (a->decode)
+        gr_softmax_decode(a, &(gr_keys){a->q, a->k, a->v}, 1);
+    else
+        gr_softmax_forward(a, gr_band_of(a->window, a->sink));
+}
+
+void gr_softmax_core_backward(const gr_core_args *a, gr_stream *stream)
+{
+    (void)stream;
+    gr_softmax_backward(a, gr_band_of(a->window, a->sink), false);
+}

@@ -30,6 +30,10 @@ void gr_softmax_forward(const gr_core_args *a, gr_band band);
  * The bits do not depend on the number of threads. */
 void gr_softmax_backward(const gr_core_args *a, gr_band band, bool add_dq);
 
+/** gr_mixer_core's functions of a type that looks at one set of keys: which, say a->window and a->sink. */
+void gr_softmax_core_forward(const gr_core_args *a, gr_stream *stream);
+void gr_softmax_core_backward(const gr_core_args *a, gr_stream *stream);
+
 /** A set of keys and values [n, G, K], [n, G, V], in any order, n >= 0, and the query [1, H, K] that looks at all of
  * them. */
 typedef struct gr_keys {
@@ -38,10 +42,4 @@ typedef struct gr_keys {
 
 /** Decoding: a->o of one token, one softmax over all keys of all sets. The sets together are not empty. */
 void gr_softmax_decode(const gr_core_args *a, const gr_keys *set, int n_set);
-
-/** Is this call decoding (kernels/mixer.h, gr_core_args.k)? */
-static inline bool gr_is_decoding(const gr_core_args *a)
-{
-    return a->k.dim[0] != a->seq->n;
-}
 #endif

@@ -8,7 +8,8 @@ static gr_status defaults(gr_config *cfg)
     gr_status st = GR_OK;
 
     for (int i = 0; i < GR_N_KEYS; i++)
-        if (gr_keys[i].preset) GR_TRY(gr_value_set(cfg, &gr_keys[i], gr_keys[i].preset, gr_keys[i].path));
+        if (gr_keys[i].preset && gr_keys[i].type != GR_KEY_STRS) /* a list that may be left out begins empty */
+            GR_TRY(gr_value_set(cfg, &gr_keys[i], gr_keys[i].preset, gr_keys[i].path));
 out:
     return st;
 }

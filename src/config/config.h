@@ -61,6 +61,10 @@ typedef struct gr_program {
 /** NULL when there is none of that name. Not logged. */
 const gr_program *gr_program_find(const char *name);
 
+/** The i-th of the program's keys that are called `name` ("seed"), as "train.seed"; NULL beyond the last, or when there
+ * is no such program. Not logged. */
+const char *gr_config_key(const char *program, const char *name, int i);
+
 typedef enum gr_cli { GR_CLI_RUN, GR_CLI_HELP, GR_CLI_VERSION, GR_CLI_PRINT } gr_cli;
 
 /** Parse the command line of graft-`program`. On GR_CLI_RUN and GR_CLI_PRINT *cfg is complete and checked, else NULL.

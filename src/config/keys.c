@@ -9,7 +9,7 @@
     {KEY(s, k, GR_KEY_NUM), .preset = #def, .least = lo, .most = hi, .unit = u, .doc = d},
 #define GR_BOOL(s, k, def, d)     {KEY(s, k, GR_KEY_BOOL), .preset = #def, .unit = "", .doc = d},
 #define GR_STR(s, k, def, d)      {KEY(s, k, GR_KEY_STR), .preset = def, .unit = "", .doc = d},
-#define GR_STRS(s, k, d)          {KEY(s, k, GR_KEY_STRS), .preset = NULL, .unit = "", .doc = d},
+#define GR_STRS(s, k, def, d)     {KEY(s, k, GR_KEY_STRS), .preset = def, .unit = "", .doc = d},
 #define GR_ENUM(s, k, def, of, d) {KEY(s, k, GR_KEY_ENUM), .preset = def, .choices = of, .unit = "", .doc = d},
 const gr_key gr_keys[GR_N_KEYS] = {
 #include "config/keys.def"
@@ -31,6 +31,15 @@ const gr_program *gr_program_find(const char *name)
 {
     for (size_t i = 0; i < sizeof programs / sizeof programs[0]; i++)
         if (!strcmp(programs[i].name, name)) return &programs[i];
+    return NULL;
+}
+
+const char *gr_config_key(const char *program, const char *name, int i)
+{
+    const gr_program *prog = gr_program_find(program);
+
+    for (const gr_key *key = gr_keys; prog && key < gr_keys + GR_N_KEYS; key++)
+        if (gr_program_uses(prog, key->section) && !strcmp(key->name, name) && i-- == 0) return key->path;
     return NULL;
 }
 

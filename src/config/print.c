@@ -50,7 +50,7 @@ static void add_default(gr_text *t, const gr_key *key)
     if (!key->preset)
         gr_text_add(t, "must be given");
     else
-        gr_text_add(t, "default %s", *key->preset ? key->preset : "\"\"");
+        gr_text_add(t, "default %s", *key->preset ? key->preset : key->type == GR_KEY_STRS ? "[]" : "\"\"");
 }
 
 /* In quotes always, so that 'no', '1' or '' stay strings for every reader of YAML. */
@@ -86,6 +86,7 @@ void gr_value_print(gr_text *t, const gr_config *cfg, const gr_key *key)
         break;
     case GR_KEY_STRS:
         list = GR_MEMBER(gr_strings, cfg, key);
+        if (list->n == 0) gr_text_add(t, " []");
         for (int64_t i = 0; i < list->n; i++) {
             gr_text_add(t, "\n    - ");
             add_string(t, list->v[i]);

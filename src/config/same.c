@@ -24,8 +24,6 @@ static gr_status compare(const gr_config *now, const gr_config *then, const gr_k
     gr_text   a = {0}, b = {0};
     char      was[GR_CLIP_MAX], is[GR_CLIP_MAX];
 
-    gr_text_put(&a, "", 0); /* an empty list prints nothing */
-    gr_text_put(&b, "", 0);
     gr_value_print(&a, then, key);
     gr_value_print(&b, now, key);
     GR_TRY(a.st);

@@ -170,7 +170,7 @@ static gr_status set_str(char **v, const gr_key *key, const char *text, const ch
     char     *fresh = NULL;
 
     GR_TRY(gr_expand(&fresh, text, where));
-    GR_CHECK(*fresh || key->preset, GR_ERR_CONFIG, "%s: must not be empty", where);
+    GR_CHECK(*fresh || (key->preset && key->type != GR_KEY_STRS), GR_ERR_CONFIG, "%s: must not be empty", where);
     gr_free(v);
     *v = fresh;
     fresh = NULL;
@@ -220,7 +220,7 @@ bool gr_value_present(const gr_config *cfg, const gr_key *key)
 {
     switch (key->type) {
     case GR_KEY_STR: return *GR_MEMBER(char *, cfg, key) != NULL;
-    case GR_KEY_STRS: return GR_MEMBER(gr_strings, cfg, key)->n > 0;
+    case GR_KEY_STRS: return key->preset || GR_MEMBER(gr_strings, cfg, key)->n > 0;
     default: return true;
     }
 }

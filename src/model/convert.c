@@ -118,18 +118,19 @@ out:
 }
 
 /* An option of a type that no layer has was meant for something. */
-static gr_status check_options(const gr_cfg_mixer *options, const gr_mixer *const *mixer, int n_layer,
-                               const char *pattern)
+static gr_status check_options(const gr_model_spec *spec, const gr_mixer *const *mixer, const char *pattern)
 {
-    gr_status st = GR_OK;
+    gr_status           st = GR_OK;
+    const gr_cfg_mixer *options = &spec->mixer;
+    const gr_mixer_def *inner = gr_mixer_spec_of(spec).bmojo_inner;
 
     for (const gr_mixer *m = gr_mixers; m < gr_mixers + gr_n_mixers; m++) {
         const char *given = gr_options_given(options, m->def->name);
         int         i = 0;
 
-        while (i < n_layer && mixer[i] != m) i++;
-        GR_CHECK0(!given || i < n_layer, GR_ERR_CONFIG, "mixer.%s is given, but no layer is %s (pattern %s)", given,
-                  m->def->name, pattern);
+        while (i < spec->n_layer && mixer[i] != m && !(mixer[i]->def->contains && inner == m->def)) i++;
+        GR_CHECK0(!given || i < spec->n_layer, GR_ERR_CONFIG, "mixer.%s is given, but no layer is %s (pattern %s)",
+                  given, m->def->name, pattern);
     }
     GR_CHECK0(options->a_min <= options->a_max, GR_ERR_CONFIG, "mixer.a_min = %g is larger than mixer.a_max = %g",
               options->a_min, options->a_max);
@@ -167,7 +168,7 @@ gr_status gr_convert(const gr_comm *c, const char *weights, const gr_cfg_convert
     if (st == GR_OK) st = gr_alloc(&mixer, (uint64_t)spec.n_layer, sizeof(void *), "pattern");
     if (st == GR_OK) st = gr_pattern_parse(wanted, spec.n_layer, mixer);
     if (st == GR_OK) st = gr_pattern_text(mixer, spec.n_layer, &pattern);
-    if (st == GR_OK) st = check_options(options, mixer, spec.n_layer, pattern);
+    if (st == GR_OK) st = check_options(&spec, mixer, pattern);
     if (st == GR_OK) st = gr_params_open(&ps, NULL);
     if (st == GR_OK) st = gr_model_layout(ps, &spec, mixer, GR_WHOLE, &cv.at);
     cv.ps = ps;

@@ -17,9 +17,11 @@ enum { PIECE = 64 << 20 };
 /* ---- config.json: hybrid-model-factory's hybrid classes, or the Transformer's own ------------------- */
 
 /* TYPE_config: what the mixer says hybrid-model-factory calls its options. */
-static gr_status type_config(json_t *o, const gr_mixer_def *def, const json_t *options, const json_t *preset)
+static gr_status add_type_config(json_t *config, const gr_mixer_def *def, const json_t *options, const json_t *preset)
 {
     gr_status st = GR_OK;
+    json_t   *o = json_object();
+    char      member[40];
 
     for (const gr_foreign_option *f = def->foreign; f && f->ours; f++) {
         json_t *v = json_object_get(options, f->ours);
@@ -32,7 +34,10 @@ static gr_status type_config(json_t *o, const gr_mixer_def *def, const json_t *o
         else
             json_object_set(o, f->theirs, v);
     }
+    snprintf(member, sizeof member, "%s_config", def->name);
+    json_object_set(config, member, o);
 out:
+    json_decref(o);
     return st;
 }
 
@@ -40,7 +45,7 @@ static gr_status hybrid_config(json_t *o, const gr_model_spec *spec, const gr_mi
 {
     gr_status          st = GR_OK;
     const gr_cfg_mixer normal = gr_options_default();
-    json_t            *options = NULL, *preset = NULL, *config = NULL;
+    json_t            *options = NULL, *preset = NULL;
     char               pattern[4096] = "", type[64], arch[64];
     size_t             at = 0;
     bool               any = false;
@@ -52,9 +57,8 @@ static gr_status hybrid_config(json_t *o, const gr_model_spec *spec, const gr_mi
         GR_CHECK0(at < sizeof pattern, GR_ERR_ARG, "pattern of %d layers is too long", spec->n_layer);
         if (mixer[i] == gr_mixer_attention()) continue;
         any = true;
-        snprintf(type, sizeof type, "%s_config", mixer[i]->def->name);
-        json_object_set_new(o, type, config = json_object());
-        GR_TRY(type_config(config, mixer[i]->def, options, preset));
+        GR_TRY(add_type_config(o, mixer[i]->def, options, preset));
+        if (mixer[i]->def->contains) GR_TRY(add_type_config(o, gr_mixer_spec_of(spec).bmojo_inner, options, preset));
     }
     json_object_del(o, "graft");
     if (!any) goto out;
@@ -290,6 +294,7 @@ out:
 static gr_status prepare(exporter *ex, const gr_cfg_export *cfg, gr_model_spec *spec, const gr_mixer ***mixer)
 {
     gr_status st = GR_OK;
+    json_t   *o = NULL;
 
     ex->convert = strcmp(cfg->dtype, "as_stored") != 0;
     ex->dtype = strcmp(cfg->dtype, "bf16") ? GR_F32 : GR_BF16;
@@ -300,7 +305,11 @@ static gr_status prepare(exporter *ex, const gr_cfg_export *cfg, gr_model_spec *
     GR_TRY(gr_model_spec_parse(spec, gr_weights_config_json(ex->from), gr_weights_path(ex->from)));
     GR_TRY(gr_alloc(mixer, (uint64_t)spec->n_layer, sizeof(void *), "pattern"));
     GR_TRY(gr_pattern_parse(gr_weights_pattern(ex->from), spec->n_layer, *mixer));
+    GR_TRY(
+        gr_json_parse(gr_weights_config_json(ex->from), strlen(gr_weights_config_json(ex->from)), "config_json", &o));
+    GR_TRY(hybrid_config(o, spec, *mixer)); /* only whether it can be: before anything is written */
 out:
+    json_decref(o);
     return st;
 }
 

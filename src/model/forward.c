@@ -43,6 +43,7 @@ static gr_mixer_ctx context(gr_model *m, int layer, const gr_seq *seq, gr_tensor
     }
     return (gr_mixer_ctx){.op = m->ops,
                           .core = b->core,
+                          .inner = b->inner,
                           .spec = &m->mixer_spec,
                           .seq = seq,
                           .rope_cs = rope_cs,

@@ -6,6 +6,8 @@
 
 gr_mixer_spec gr_mixer_spec_of(const gr_model_spec *spec)
 {
+    const gr_mixer *inner = gr_mixer_find(spec->mixer.bmojo_inner);
+
     return (gr_mixer_spec){.hidden = spec->hidden,
                            .n_head = spec->n_head,
                            .n_kv_head = spec->n_kv_head,
@@ -26,6 +28,11 @@ gr_mixer_spec gr_mixer_spec_of(const gr_model_spec *spec)
                            .mimo_rank = (int)spec->mixer.mamba3_mimo_rank,
                            .rope_fraction = (float)spec->mixer.mamba3_rope_fraction,
                            .outproj_norm = spec->mixer.mamba3_outproj_norm,
+                           .swa_window = (int)spec->mixer.swa_window,
+                           .swa_sink = (int)spec->mixer.swa_sink,
+                           .bmojo_window = (int)spec->mixer.bmojo_window,
+                           .bmojo_tied = spec->mixer.bmojo_tied,
+                           .bmojo_inner = inner ? inner->def : NULL,
                            .init_std = (float)spec->init_std};
 }
 
@@ -61,6 +68,9 @@ static gr_status add_mixer(gr_params *ps, const gr_mixer_spec *spec, const char 
     gr_param_spec p[GR_MIXER_PARAMS];
     char          prefix[GR_NAME_MAX];
 
+    GR_CHECK0(!b->mixer->def->contains || (spec->bmojo_inner && !spec->bmojo_inner->attends), GR_ERR_CONFIG,
+              "layer %d: what '%s' contains must be one of the recurrent types of this build", i_block,
+              b->mixer->def->name);
     snprintf(prefix, sizeof prefix, "%s%s.", layer, b->mixer->def->prefix);
     b->n_mixer = b->mixer->def->params(spec, p);
     b->mixer_first = ps->n;

@@ -18,6 +18,23 @@ static void set_inv_freq(gr_model *m, double theta)
     m->ops->copy(m->inv_freq.data, f, (uint64_t)(d / 2) * sizeof *f, GR_TO_BACKEND, NULL);
 }
 
+/* Block i's core on this backend, and that of the type its mixer contains. */
+static gr_status find_cores(gr_model *m, int i)
+{
+    gr_status       st = GR_OK;
+    gr_block       *b = &m->at.block[i];
+    const gr_mixer *inner = b->mixer->def->contains ? gr_mixer_find(m->mixer_spec.bmojo_inner->name) : NULL;
+
+    b->core = gr_mixer_core_of(b->mixer, m->ops);
+    GR_CHECK0(b->core, GR_ERR_CONFIG, "layer %d: mixer '%s' has no %s backend in this build", i, b->mixer->def->name,
+              m->ops->name);
+    if (inner) b->inner = gr_mixer_core_of(inner, m->ops);
+    GR_CHECK0(!inner || b->inner, GR_ERR_CONFIG, "layer %d: mixer '%s' inside '%s' has no %s backend in this build", i,
+              inner->def->name, b->mixer->def->name, m->ops->name);
+out:
+    return st;
+}
+
 /* Everything but the values of the parameters. */
 static gr_status prepare(gr_model *m, gr_parts parts, const char *train_only, double rope_theta)
 {
@@ -29,11 +46,7 @@ static gr_status prepare(gr_model *m, gr_parts parts, const char *train_only, do
     m->mixer_spec = gr_mixer_spec_of(&m->spec);
     GR_TRY(gr_params_open(&m->params, m->ops));
     GR_TRY(gr_model_layout(m->params, &m->spec, mixer, parts, &m->at));
-    for (int i = 0; i < m->spec.n_layer; i++) {
-        m->at.block[i].core = gr_mixer_core_of(mixer[i], m->ops);
-        GR_CHECK0(m->at.block[i].core, GR_ERR_CONFIG, "layer %d: mixer '%s' has no %s backend in this build", i,
-                  mixer[i]->def->name, m->ops->name);
-    }
+    for (int i = 0; i < m->spec.n_layer; i++) GR_TRY(find_cores(m, i));
     if (train_only) GR_TRY(gr_params_train_only(m->params, train_only));
     GR_TRY(gr_params_allocate(m->params, train_only != NULL));
     GR_TRY(gr_alloc(&m->tape, (uint64_t)m->spec.n_layer, sizeof *m->tape, "tapes"));
@@ -124,7 +137,10 @@ gr_status gr_model_iterate(gr_model *m, const gr_cfg_solver *solver)
     bool      any = false;
 
     if (!solver->iterations && !solver->decode_iterations) goto out;
-    for (int i = 0; i < m->spec.n_layer; i++) any |= m->at.block[i].mixer->def->iterates;
+    for (int i = 0; i < m->spec.n_layer; i++) {
+        const gr_mixer_def *def = m->at.block[i].mixer->def;
+        any |= def->iterates || (def->contains && m->mixer_spec.bmojo_inner->iterates);
+    }
     GR_CHECK0(any, GR_ERR_CONFIG, "solver.%s is given, but no mixer of the model iterates (%s)",
               solver->iterations ? "iterations" : "decode_iterations", m->pattern);
     if (solver->iterations) m->mixer_spec.gka_iterations = (int)solver->iterations;

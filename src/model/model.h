@@ -29,6 +29,7 @@ typedef enum gr_parts {
 typedef struct gr_block {
     const gr_mixer      *mixer;
     const gr_mixer_core *core;
+    const gr_mixer_core *inner;       /**< of the type the mixer contains, or NULL                */
     int64_t              mixer_first; /**< the type's params() follow one another                */
     int                  n_mixer;
     int64_t              norm1, norm2, gate, up, down;

@@ -100,19 +100,21 @@ out:
     return st;
 }
 
-gr_status gr_curve_read(gr_curve *c, const char *dir)
+static int64_t count_lines(const char *text, uint64_t n)
+{
+    int64_t lines = 0;
+
+    for (uint64_t i = 0; i < n; i++) lines += text[i] == '\n';
+    return lines;
+}
+
+/* The n bytes of path, whole lines. */
+static gr_status add_records(gr_curve *c, const char *text, uint64_t n, const char *path)
 {
     gr_status st = GR_OK;
-    char      path[GR_PATH_MAX], *text = NULL;
-    uint64_t  n = 0;
     json_t   *record = NULL;
-    int64_t   lines = 0, line = 0;
+    int64_t   lines = count_lines(text, n), line = 0;
 
-    GR_TRY(gr_path(path, "%s/metrics.jsonl", dir));
-    GR_TRY(gr_read_file(path, LIMIT_BYTES, &text, &n));
-    for (uint64_t i = 0; i < n; i++) lines += text[i] == '\n';
-    GR_CHECK(n > 0, GR_ERR_INPUT, "%s: empty: did the stage run?", path);
-    GR_CHECK(text[n - 1] == '\n', GR_ERR_INPUT, "%s:%" PRId64 ": torn: the last line has no end", path, lines + 1);
     GR_TRY(alloc_columns(c, lines));
     for (const char *at = text, *end; at < text + n; at = end + 1) {
         char where[GR_PATH_MAX + 32];
@@ -124,9 +126,40 @@ gr_status gr_curve_read(gr_curve *c, const char *dir)
         json_decref(record);
         record = NULL;
     }
-    GR_CHECK(c->n > 0, GR_ERR_INPUT, "%s: no record has a \"loss\"", path);
 out:
     json_decref(record);
+    return st;
+}
+
+gr_status gr_curve_read(gr_curve *c, const char *dir)
+{
+    gr_status st = GR_OK;
+    char      path[GR_PATH_MAX], *text = NULL;
+    uint64_t  n = 0;
+
+    GR_TRY(gr_path(path, "%s/metrics.jsonl", dir));
+    GR_TRY(gr_read_file(path, LIMIT_BYTES, &text, &n));
+    GR_CHECK(n > 0, GR_ERR_INPUT, "%s: empty: did the stage run?", path);
+    GR_CHECK(text[n - 1] == '\n', GR_ERR_INPUT, "%s:%" PRId64 ": torn: the last line has no end", path,
+             count_lines(text, n) + 1);
+    GR_TRY(add_records(c, text, n, path));
+    GR_CHECK(c->n > 0, GR_ERR_INPUT, "%s: no record has a \"loss\"", path);
+out:
+    gr_free(&text);
+    return st;
+}
+
+gr_status gr_curve_read_running(gr_curve *c, const char *dir)
+{
+    gr_status st = GR_OK;
+    char      path[GR_PATH_MAX], *text = NULL;
+    uint64_t  n = 0;
+
+    GR_TRY(gr_path(path, "%s/metrics.jsonl", dir));
+    GR_TRY(gr_read_file(path, LIMIT_BYTES, &text, &n));
+    while (n > 0 && text[n - 1] != '\n') n--;
+    GR_TRY(add_records(c, text, n, path));
+out:
     gr_free(&text);
     return st;
 }
@@ -157,4 +190,11 @@ double gr_curve_mean(const double *y, int64_t n, int64_t stride)
         used++;
     }
     return used ? sum / (double)used : NAN;
+}
+
+double gr_curve_final(const gr_curve *c)
+{
+    const int64_t last = c->n < 20 ? 1 : c->n / 20;
+
+    return c->n ? gr_curve_mean(c->loss + c->n - last, last, 1) : NAN;
 }

@@ -28,10 +28,18 @@ typedef struct gr_curve {
 
 /** Read DIR/metrics.jsonl. GR_ERR_INPUT names file and line: missing, torn, no JSON, steps that do not rise. */
 gr_status gr_curve_read(gr_curve *c, const char *dir);
-void      gr_curve_close(gr_curve *c);
+
+/** The same of a run that may be under way, or was killed: a torn last line is left out, and there may be no record yet
+ * (n is 0). */
+gr_status gr_curve_read_running(gr_curve *c, const char *dir);
+
+void gr_curve_close(gr_curve *c);
 
 /** Mean of the n values y, y + stride, ... that are not NaN; NaN when there is none. */
 double gr_curve_mean(const double *y, int64_t n, int64_t stride);
+
+/** Loss at the end: the mean over the last twentieth, as one step alone is noise. NaN when there is no record. */
+double gr_curve_final(const gr_curve *c);
 
 GR_C_END
 #endif

@@ -60,12 +60,12 @@ out:
     return st;
 }
 
-static gr_status read_results(gr_judged *m, const char *dir)
+gr_status gr_judged_read(gr_judged *m, const char *dir)
 {
     gr_status     st = GR_OK;
     char          path[GR_PATH_MAX];
     json_t       *tree = NULL;
-    const json_t *kl;
+    const json_t *kl, *seconds;
 
     GR_TRY(gr_path(path, "%s/results.json", dir));
     GR_TRY(gr_json_load(path, &tree));
@@ -75,6 +75,8 @@ static gr_status read_results(gr_judged *m, const char *dir)
     GR_CHECK(m->perplexity >= 1, GR_ERR_INPUT, "%s: perplexity is %g; it cannot be below 1", path, m->perplexity);
     kl = json_object_get(tree, "kl");
     m->kl = json_is_number(kl) ? json_number_value(kl) : NAN;
+    seconds = json_object_get(tree, "seconds");
+    m->seconds = json_is_number(seconds) ? json_number_value(seconds) : 0;
 out:
     json_decref(tree);
     return st;
@@ -91,7 +93,7 @@ static gr_status read_model(gr_facts *f, const char *entry)
     for (const gr_judged *other = f->model; other < m; other++)
         GR_CHECK(strcmp(other->name, m->name) != 0 || other->context != m->context, GR_ERR_CONFIG,
                  "report.models: '%s' twice", m->name);
-    GR_TRY(read_results(m, equals + 1));
+    GR_TRY(gr_judged_read(m, equals + 1));
     f->n_model++;
 out:
     return st;
@@ -161,6 +163,8 @@ gr_status gr_facts_read(gr_facts *f, const gr_cfg_report *cfg)
 
     f->host = gr_host_read();
     f->ranks = cfg->ranks;
+    GR_CHECK(cfg->stages.n > 0 && cfg->models.n > 0, GR_ERR_CONFIG,
+             "report.stages and report.models must be given, or report.sweep");
     GR_TRY(gr_alloc(&f->curve, (uint64_t)cfg->stages.n, sizeof *f->curve, "training runs"));
     GR_TRY(gr_alloc(&f->model, (uint64_t)cfg->models.n, sizeof *f->model, "evaluated models"));
     for (int64_t i = 0; i < cfg->stages.n; i++) GR_TRY(read_stage(f, cfg->stages.v[i]));

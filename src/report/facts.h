@@ -15,8 +15,9 @@ typedef struct gr_judged {
     char    stage[GR_MAX_NAME]; /**< "align", which made it; "" unknown               */
     int64_t context;            /**< measured apart at this length; 0: in the main table */
     double  perplexity;
-    double  kl;     /**< to the teacher, nats; NaN where not measured     */
-    int64_t tokens; /**< that were scored                                 */
+    double  kl;      /**< to the teacher, nats; NaN where not measured     */
+    int64_t tokens;  /**< that were scored                                 */
+    double  seconds; /**< that it took; 0: not said                       */
 } gr_judged;
 
 typedef struct gr_spent {
@@ -39,6 +40,9 @@ typedef struct gr_facts {
  */
 gr_status gr_facts_read(gr_facts *f, const gr_cfg_report *cfg);
 void      gr_facts_close(gr_facts *f);
+
+/** The measured members of *m from DIR/results.json; names are the caller's. GR_ERR_INPUT. */
+gr_status gr_judged_read(gr_judged *m, const char *dir);
 
 /** Seconds of a stage, and tokens it trained on; NaN and -1 when there is no such stage. */
 double  gr_facts_seconds(const gr_facts *f, const char *stage);

@@ -1,41 +1,13 @@
 #include "report/page.h"
+#include "report/grid.h"
 #include <inttypes.h>
 #include <math.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 
-enum { COLUMNS = 7, CELL = GR_MAX_NAME };
-
-typedef char cells[COLUMNS][CELL];
-
-static const char *const heading[COLUMNS] = {"model",      "perplexity", "of teacher's", "KL, nats",
-                                             "trained on", "seconds",    "nats/M"};
-
-/* 12 800 -> "12.8 k"; three digits say enough in a table. */
-static void put_count(char cell[CELL], int64_t n)
-{
-    const double x = (double)n;
-
-    if (n < 0)
-        snprintf(cell, CELL, "-");
-    else if (n < 1000)
-        snprintf(cell, CELL, "%" PRId64, n);
-    else if (x < 999.5e3)
-        snprintf(cell, CELL, "%.3g k", x / 1e3);
-    else if (x < 999.5e6)
-        snprintf(cell, CELL, "%.3g M", x / 1e6);
-    else
-        snprintf(cell, CELL, "%.4g G", x / 1e9);
-}
-
-static void put_number(char cell[CELL], const char *format, double x)
-{
-    if (isnan(x))
-        snprintf(cell, CELL, "-");
-    else
-        snprintf(cell, CELL, format, x);
-}
+static const char *const heading[] = {"model",      "perplexity", "of teacher's", "KL, nats",
+                                      "trained on", "seconds",    "nats/M"};
 
 /* By how much log-perplexity fell per million tokens of the stage that made the model, since the model before it in the
  * main table; NaN where either is unknown. */
@@ -52,16 +24,32 @@ static double gain(const gr_facts *f, const gr_judged *m)
     return log(before->perplexity / m->perplexity) / (1e-6 * (double)tokens);
 }
 
-static void put_row(cells c, const gr_facts *f, const gr_judged *m)
+static void put_row(const gr_grid *g, int64_t row, const gr_facts *f, const gr_judged *m)
 {
-    snprintf(c[0], CELL, "%s", m->name);
-    put_number(c[1], m->perplexity < 1e4 ? "%.2f" : "%.3g", m->perplexity);
-    put_number(c[2], m->perplexity < 1e4 * f->model[0].perplexity ? "%.3f" : "%.3g",
-               m->perplexity / f->model[0].perplexity);
-    put_number(c[3], "%.4f", m->kl);
-    put_count(c[4], gr_facts_tokens(f, m->stage));
-    put_number(c[5], "%.1f", gr_facts_seconds(f, m->stage));
-    put_number(c[6], "%.3g", gain(f, m));
+    gr_cell_text(gr_grid_at(g, row, 0), m->name);
+    gr_cell_number(gr_grid_at(g, row, 1), m->perplexity < 1e4 ? "%.2f" : "%.3g", m->perplexity);
+    gr_cell_number(gr_grid_at(g, row, 2), m->perplexity < 1e4 * f->model[0].perplexity ? "%.3f" : "%.3g",
+                   m->perplexity / f->model[0].perplexity);
+    gr_cell_number(gr_grid_at(g, row, 3), "%.4f", m->kl);
+    gr_cell_count(gr_grid_at(g, row, 4), gr_facts_tokens(f, m->stage));
+    gr_cell_number(gr_grid_at(g, row, 5), "%.1f", gr_facts_seconds(f, m->stage));
+    gr_cell_number(gr_grid_at(g, row, 6), "%.3g", gain(f, m));
+}
+
+/* The main table; those at other context lengths are not in it. */
+static void add_models(gr_text *t, const gr_facts *f, void (*add)(gr_text *, const gr_grid *))
+{
+    gr_grid g = {0};
+    int64_t rows = 0, row = 0;
+
+    for (int64_t i = 0; i < f->n_model; i++) rows += !f->model[i].context;
+    t->st = t->st == GR_OK ? gr_grid_open(&g, heading, "lrrrrrr", rows) : t->st;
+    if (t->st != GR_OK) goto out;
+    for (int64_t i = 0; i < f->n_model; i++)
+        if (!f->model[i].context) put_row(&g, row++, f, &f->model[i]);
+    add(t, &g);
+out:
+    gr_grid_close(&g);
 }
 
 static double total_seconds(const gr_facts *f)
@@ -70,14 +58,6 @@ static double total_seconds(const gr_facts *f)
 
     for (int64_t i = 0; i < f->n_spent; i++) sum += f->spent[i].seconds;
     return sum;
-}
-
-/* Mean loss over the last twentieth of a run: one step alone is noise. */
-static double final_loss(const gr_curve *c)
-{
-    const int64_t last = c->n < 20 ? 1 : c->n / 20;
-
-    return gr_curve_mean(c->loss + c->n - last, last, 1);
 }
 
 static double layer_mean(const gr_curve *c, int64_t layer, bool at_end)
@@ -198,7 +178,7 @@ void gr_page_json(gr_text *t, const gr_facts *f, const gr_run *run)
     for (int64_t i = 0; i < f->n_curve; i++) add_member(t, f->curve[i].stage, f->curve[i].tokens[f->curve[i].n - 1]);
     close_object(t);
     open_object(t, "loss");
-    for (int64_t i = 0; i < f->n_curve; i++) add_member(t, f->curve[i].stage, final_loss(&f->curve[i]));
+    for (int64_t i = 0; i < f->n_curve; i++) add_member(t, f->curve[i].stage, gr_curve_final(&f->curve[i]));
     close_object(t);
     add_layer_errors(t, f);
     gr_text_add(t, "  \"scored_tokens\": %" PRId64 ",\n", first->tokens);
@@ -212,26 +192,6 @@ void gr_page_json(gr_text *t, const gr_facts *f, const gr_run *run)
 }
 
 /* ---- Markdown ---- */
-
-static void add_models(gr_text *t, const gr_facts *f)
-{
-    cells c;
-
-    for (int i = 0; i < COLUMNS; i++) gr_text_add(t, "| %s ", heading[i]);
-    gr_text_add(t, "|\n|---|---:|---:|---:|---:|---:|---:|\n");
-    for (int64_t i = 0; i < f->n_model; i++) {
-        if (f->model[i].context) continue;
-        put_row(c, f, &f->model[i]);
-        for (int k = 0; k < COLUMNS; k++) gr_text_add(t, "| %s ", c[k]);
-        gr_text_add(t, "|\n");
-    }
-    gr_text_add(
-        t,
-        "\nPerplexity and KL to the teacher over %" PRId64 " held-out tokens, which no stage trained on. Tokens and\n"
-        "seconds are those of the stage that made the model; nats/M: what they bought, the fall of log-perplexity\n"
-        "since the model above per million tokens.\n",
-        f->model[0].tokens);
-}
 
 static void add_longer(gr_text *t, const gr_facts *f)
 {
@@ -248,19 +208,19 @@ static void add_longer(gr_text *t, const gr_facts *f)
     }
 }
 
-static void add_training(gr_text *t, const gr_facts *f)
+static void add_training(gr_text *t, const gr_facts *f, bool plots)
 {
     for (int64_t i = 0; i < f->n_curve; i++) {
         const gr_curve *c = &f->curve[i];
-        cells           n;
+        char            tokens[GR_CELL];
 
-        put_count(n[0], (int64_t)c->tokens[c->n - 1]);
-        gr_text_add(t, "\n## %s\n\n%.0f steps, %s tokens, loss %.4g at the end.\n\n![loss of %s](loss_%s.svg)\n",
-                    c->stage, c->step[c->n - 1], n[0], final_loss(c), c->stage, c->stage);
+        gr_cell_count(tokens, (int64_t)c->tokens[c->n - 1]);
+        gr_text_add(t, "\n## %s\n\n%.0f steps, %s tokens, loss %.4g at the end.\n", c->stage, c->step[c->n - 1], tokens,
+                    gr_curve_final(c));
+        if (plots) gr_text_add(t, "\n![loss of %s](loss_%s.svg)\n", c->stage, c->stage);
         if (!c->n_layer) continue;
-        gr_text_add(
-            t, "\n![error by layer](%s_layers.svg)\n\n| layer | error at the start | at the end |\n|---:|---:|---:|\n",
-            c->stage);
+        if (plots) gr_text_add(t, "\n![error by layer](%s_layers.svg)\n", c->stage);
+        gr_text_add(t, "\n| layer | error at the start | at the end |\n|---:|---:|---:|\n");
         for (int64_t l = 0; l < c->n_layer; l++)
             gr_text_add(t, "| %" PRId64 " | %.4g | %.4g |\n", c->layer_id[l], layer_mean(c, l, false),
                         layer_mean(c, l, true));
@@ -272,9 +232,15 @@ void gr_page_markdown(gr_text *t, const gr_facts *f, const gr_run *run)
     gr_text_add(t, "# %s\n\n", run->cfg->report.title);
     add_hardware(t, f);
     gr_text_add(t, ". Graft %s, commit %s, %s.\n\n", gr_version(), gr_commit(), gr_utc());
-    add_models(t, f);
+    add_models(t, f, gr_grid_markdown);
+    gr_text_add(
+        t,
+        "\nPerplexity and KL to the teacher over %" PRId64 " held-out tokens, which no stage trained on. Tokens and\n"
+        "seconds are those of the stage that made the model; nats/M: what they bought, the fall of log-perplexity\n"
+        "since the model above per million tokens.\n",
+        f->model[0].tokens);
     add_longer(t, f);
-    add_training(t, f);
+    add_training(t, f, run->cfg->report.plots);
     gr_text_add(t, "\n## Seconds\n\n| stage | seconds |\n|---|---:|\n");
     for (int64_t i = 0; i < f->n_spent; i++) gr_text_add(t, "| %s | %.1f |\n", f->spent[i].stage, f->spent[i].seconds);
     gr_text_add(t, "| all | %.1f |\n\n## Configuration of this report\n\n```yaml\n%s```\n", total_seconds(f),
@@ -283,38 +249,12 @@ void gr_page_markdown(gr_text *t, const gr_facts *f, const gr_run *run)
 
 /* ---- terminal ---- */
 
-static void add_line(gr_text *t, cells c, const int width[COLUMNS])
-{
-    for (int k = 0; k < COLUMNS; k++) gr_text_add(t, k ? "  %*s" : "  %-*s", width[k], c[k]);
-    gr_text_add(t, "\n");
-}
-
 void gr_page_terminal(gr_text *t, const gr_facts *f, const gr_run *run)
 {
-    int   width[COLUMNS], all = 2 * (COLUMNS - 1);
-    cells c;
-
-    for (int k = 0; k < COLUMNS; k++) {
-        width[k] = (int)strlen(heading[k]);
-        for (int64_t i = 0; i < f->n_model; i++) {
-            put_row(c, f, &f->model[i]);
-            if ((int)strlen(c[k]) > width[k]) width[k] = (int)strlen(c[k]);
-        }
-        all += width[k];
-    }
     gr_text_add(t, "\n  %s: held-out perplexity\n  ", run->cfg->report.title);
     add_hardware(t, f);
     gr_text_add(t, "\n\n");
-    for (int k = 0; k < COLUMNS; k++) snprintf(c[k], CELL, "%s", heading[k]);
-    add_line(t, c, width);
-    gr_text_add(t, "  ");
-    for (int i = 0; i < all; i++) gr_text_add(t, "-");
-    gr_text_add(t, "\n");
-    for (int64_t i = 0; i < f->n_model; i++) {
-        if (f->model[i].context) continue;
-        put_row(c, f, &f->model[i]);
-        add_line(t, c, width);
-    }
+    add_models(t, f, gr_grid_plain);
     gr_text_add(t, "\n");
     for (int64_t i = 0; i < f->n_model; i++)
         if (f->model[i].context)

@@ -15,7 +15,9 @@
 enum {
     RAW = 1500, /* most points of a curve as recorded          */
     MEAN = 120, /* stretches of its average                    */
-    NAMED = 12  /* layers with a line of their own in the key  */
+    NAMED = 12, /* layers with a line of their own in the key  */
+    HEIGHT = 420,
+    ENTRY = 19 /* height of a line of the key, at the font of add_head */
 };
 
 /* ---- gnuplot ---- */
@@ -75,16 +77,16 @@ out:
     return st;
 }
 
-static void add_head(gr_text *t, const char *title, const char *x, const char *y)
+static void add_head(gr_text *t, int height, const char *title, const char *x, const char *y)
 {
     gr_text_add(t,
-                "set terminal svg size 720,420 dynamic noenhanced font 'sans-serif,13' background '#ffffff'\n"
+                "set terminal svg size 720,%d dynamic noenhanced font 'sans-serif,13' background '#ffffff'\n"
                 "set border 3 lc rgb '#888888'\n"
                 "set tics nomirror textcolor rgb '#333333'\n"
                 "set grid lc rgb '#e4e4e4' lt 1\n"
                 "set key top right\n"
                 "set title '%s'\nset xlabel '%s'\nset ylabel '%s'\n",
-                title, x, y);
+                height, title, x, y);
 }
 
 /* ---- curves ---- */
@@ -131,7 +133,7 @@ gr_status gr_plot_loss(const char *svg, const gr_curve *c)
     gr_status  st;
 
     snprintf(title, sizeof title, "%s: training loss", c->stage);
-    add_head(&t, title, a.label, c->n_layer ? "normalised error" : "nats per token");
+    add_head(&t, HEIGHT, title, a.label, c->n_layer ? "normalised error" : "nats per token");
     add_block(&t, "raw", &a, c->loss, 1, c->n, RAW);
     add_block(&t, "mean", &a, c->loss, 1, c->n, MEAN);
     if (taught) {
@@ -164,7 +166,7 @@ gr_status gr_plot_layers(const char *svg, const gr_curve *c)
     gr_status     st;
 
     snprintf(title, sizeof title, "%s: error of each new layer", c->stage);
-    add_head(&t, title, a.label, "normalised error");
+    add_head(&t, HEIGHT, title, a.label, "normalised error");
     gr_text_add(&t, "set logscale y\n"
                     "set palette defined (0 '#30246e', 0.35 '#2a788e', 0.7 '#55b05f', 1 '#e0a020')\n"
                     "set cblabel 'layer'\n");
@@ -180,6 +182,72 @@ gr_status gr_plot_layers(const char *svg, const gr_curve *c)
                     l ? ", \\\n     " : "plot ", l, c->layer_id[l]);
         if (c->n_layer <= NAMED)
             gr_text_add(&t, " title 'layer %" PRId64 "'", c->layer_id[l]);
+        else
+            gr_text_add(&t, " notitle");
+    }
+    gr_text_add(&t, "\n");
+    st = draw(svg, &t);
+    gr_text_close(&t);
+    return st;
+}
+
+/* ---- many runs ---- */
+
+/* The axis for all of them: that of the longest, or steps. */
+static axis common_axis(const gr_line *line, int64_t n)
+{
+    const gr_curve *longest = line->curve;
+
+    for (int64_t i = 0; i < n; i++) {
+        const gr_curve *c = line[i].curve;
+
+        if (c->tokens[c->n - 1] <= 0) return (axis){NULL, 1, "steps"};
+        if (c->tokens[c->n - 1] > longest->tokens[longest->n - 1]) longest = c;
+    }
+    return x_axis(longest);
+}
+
+/* Colours that can be told apart by most eyes (Okabe and Ito), then once more in dashes. */
+static void add_style(gr_text *t, int64_t group)
+{
+    static const char *const colour[] = {"#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000"};
+    const int64_t            n = (int64_t)(sizeof colour / sizeof *colour);
+
+    gr_text_add(t, " with lines lw 1.5 lc rgb '%s' dt %d", colour[group % n], (int)(group / n % 5) + 1);
+}
+
+static bool first_of_group(const gr_line *line, int64_t i)
+{
+    for (int64_t k = 0; k < i; k++)
+        if (line[k].group == line[i].group) return false;
+    return true;
+}
+
+gr_status gr_plot_lines(const char *svg, const char *title, const gr_line *line, int64_t n)
+{
+    const axis common = common_axis(line, n);
+    const bool layers = line->curve->n_layer > 0;
+    gr_text    t = {0};
+    gr_status  st;
+    int        groups = 0;
+
+    for (int64_t i = 0; i < n; i++) groups += first_of_group(line, i);
+    add_head(&t, ENTRY * (groups + 4) > HEIGHT ? ENTRY * (groups + 4) : HEIGHT, title, common.label,
+             layers ? "normalised error" : "nats per token");
+    gr_text_add(&t, "set key outside right top\n%s", layers ? "set logscale y\n" : "");
+    for (int64_t i = 0; i < n; i++) {
+        const gr_curve *c = line[i].curve;
+        const axis      a = {common.x ? c->tokens : c->step, common.unit, NULL};
+        char            name[32];
+
+        snprintf(name, sizeof name, "run%" PRId64, i);
+        add_block(&t, name, &a, c->loss, 1, c->n, MEAN);
+    }
+    for (int64_t i = 0; i < n; i++) {
+        gr_text_add(&t, "%s$run%" PRId64 " using 1:2", i ? ", \\\n     " : "plot ", i);
+        add_style(&t, line[i].group);
+        if (first_of_group(line, i))
+            gr_text_add(&t, " title '%s'", line[i].label);
         else
             gr_text_add(&t, " notitle");
     }

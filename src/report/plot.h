@@ -16,5 +16,16 @@ gr_status gr_plot_loss(const char *svg, const gr_curve *c);
 /** Error of every layer against steps, logarithmic -> svg. Needs n_layer > 0. */
 gr_status gr_plot_layers(const char *svg, const gr_curve *c);
 
+/** One of many curves in a plot. Those of a group share a colour and, by the first of them, an entry in the key. */
+typedef struct gr_line {
+    const gr_curve *curve; /**< n > 0 */
+    int64_t         group;
+    const char     *label; /**< of the group */
+} gr_line;
+
+/** Loss of the n runs against tokens, or steps where one of them counts no tokens; errors of layers on a logarithmic
+ * scale. */
+gr_status gr_plot_lines(const char *svg, const char *title, const gr_line *line, int64_t n);
+
 GR_C_END
 #endif

@@ -48,6 +48,7 @@ gr_status gr_params_add(gr_params *ps, const gr_param_spec *spec, const char *pr
     gr_status st = GR_OK;
     gr_param *p = NULL;
 
+    GR_CHECK0(*spec->name, GR_ERR_ARG, "a parameter of %s has no name", prefix);
     if ((ps->n & (ps->n - 1)) == 0) /* room for 1, 2, 4, 8, ... */
         GR_TRY(gr_realloc(&ps->p, ps->n ? 2 * (uint64_t)ps->n : 1, sizeof *ps->p, "parameter list"));
     p = &ps->p[ps->n];

@@ -16,6 +16,14 @@ static bool is_hybrid(const json_t *config)
     return type && !strncmp(type, "hybrid_", strlen("hybrid_"));
 }
 
+static json_t *type_config(const json_t *config, const gr_mixer_def *def)
+{
+    char member[40];
+
+    snprintf(member, sizeof member, "%s_config", def->name);
+    return json_object_get(config, member);
+}
+
 /* What export made of a type's options, undone. `o` is its TYPE_config. */
 static void read_type_config(const gr_mixer_def *def, const json_t *o, json_t *options)
 {
@@ -36,8 +44,7 @@ static gr_status read_pattern(const char *path, const json_t *config, const gr_m
 {
     gr_status   st = GR_OK;
     const char *p = json_string_value(json_object_get(config, "hybrid_override_pattern"));
-    char        symbol[32], member[40];
-    json_t     *o;
+    char        symbol[32];
 
     GR_CHECK(p, GR_ERR_INPUT, "%s: no hybrid_override_pattern", path);
     for (int i = 0; i < n_layer; i++) {
@@ -47,10 +54,11 @@ static gr_status read_pattern(const char *path, const json_t *config, const gr_m
         GR_CHECK(mixer[i], GR_ERR_INPUT, "%s: hybrid_override_pattern: layer %d is \"%s\"", path, i, symbol);
         p += n;
         p += *p == '-';
-        snprintf(member, sizeof member, "%s_config", mixer[i]->def->name);
-        o = json_object_get(config, member);
+    }
+    for (const gr_mixer *m = gr_mixers; m < gr_mixers + gr_n_mixers; m++) { /* some are only inside another */
+        const json_t *o = type_config(config, m->def);
         if (o && !*options) *options = json_object();
-        if (o) read_type_config(mixer[i]->def, o, *options);
+        if (o) read_type_config(m->def, o, *options);
     }
     GR_CHECK(!*p, GR_ERR_INPUT, "%s: hybrid_override_pattern is longer than %d layers", path, n_layer);
 out:
@@ -68,8 +76,8 @@ static gr_status read_hybrid(const char *path, json_t *config, gr_model_spec *sp
     GR_TRY(gr_json_get_int(config, path, "num_hidden_layers", 1, 4096, &n_layer));
     GR_TRY(gr_alloc(mixer, (uint64_t)n_layer, sizeof(void *), "pattern"));
     GR_TRY(read_pattern(path, config, *mixer, (int)n_layer, &options));
-    for (int64_t i = 0; i < n_layer; i++) {
-        snprintf(member, sizeof member, "%s_config", (*mixer)[i]->def->name);
+    for (const gr_mixer *m = gr_mixers; m < gr_mixers + gr_n_mixers; m++) {
+        snprintf(member, sizeof member, "%s_config", m->def->name);
         json_object_del(plain, member);
     }
     json_object_del(plain, "hybrid_override_pattern");

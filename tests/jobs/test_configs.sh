@@ -12,6 +12,7 @@ program_of() # CONFIG
 {
     local name=${1##*/}
     name=${name%.yaml}
+    case $1 in configs/sweeps/*) name=sweep ;; esac
     case $name in
     base) ;;
     pretrain) echo extend ;;

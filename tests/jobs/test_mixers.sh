@@ -42,13 +42,25 @@ stages mamba2 '(mamba2,attn)' 'M2-*-M2-*' '"use_qk_norm": true' mixer.a_min=1 mi
 stages mamba2-llama '(mamba2,attn)' 'M2-*-M2-*' '"use_qk_norm": false' mixer.mamba2_init=mamba_in_the_llama
 stages mamba3 '(mamba3,attn)' 'M3-*-M3-*' '"rope_fraction": 0.5' mixer.dt_max=0.2
 stages mamba3-mimo '(mamba3,attn)' 'M3-*-M3-*' '"mimo_rank": 2' mixer.mamba3_mimo_rank=2 mixer.mamba3_rope_fraction=1 mixer.mamba3_outproj_norm=true
+stages swa '(swa,attn)' 'SWA-*-SWA-*' '"window_size": 3' mixer.swa_window=3
+stages bmojo '(bmojo,swa)' 'BMF-SWA-BMF-SWA' '"ssm_mixer": "gdn"' mixer.bmojo_window=9 mixer.swa_window=3 mixer.gdn_neg_eigval=true
+stages bmojo-untied '(bmojo,attn)' 'BMF-*-BMF-*' '"tie_attn_weights": false' mixer.bmojo_window=9 mixer.bmojo_inner=mamba2 mixer.bmojo_tied=false
 
 refused 'mixer.a_min = 3 is larger than mixer.a_max = 2' convert.pattern='(gdn,attn)' mixer.a_min=3 mixer.a_max=2
 refused 'mixer.dt_min = 1 is larger than mixer.dt_max = 0.1' convert.pattern='(gdn,attn)' mixer.dt_min=1
 refused 'mixer.mamba2_init is given, but no layer is mamba2' convert.pattern='(gdn,attn)' mixer.mamba2_init=mamba_in_the_llama
+refused 'mixer.swa_sink is given, but no layer is swa' convert.pattern='(bmojo,attn)' mixer.swa_sink=4
+refused 'mixer.gdn_neg_eigval is given, but no layer is gdn' convert.pattern='(bmojo,attn)' mixer.bmojo_inner=mamba2 mixer.gdn_neg_eigval=true
 
 # A state that hybrid-model-factory does not know stays here.
 graft 1 convert run.out="$dir/small" model.weights="$dir/teacher" convert.pattern='(mamba2,attn)' mixer.mamba2_state=8
 rc=0
 graft 1 export run.out="$dir/small-hf" model.weights="$dir/small" >"$dir/log" 2>&1 || rc=$?
 [ $rc -eq 2 ] && grep -q 'mixer.mamba2_state is not its default' "$dir/log" || { echo "export: exit $rc"; cat "$dir/log"; exit 1; }
+
+# hybrid-model-factory has no sinks: such a model would be another one there.
+graft 1 convert run.out="$dir/sinks" model.weights="$dir/teacher" convert.pattern='(swa,attn)' mixer.swa_sink=4
+rc=0
+graft 1 export run.out="$dir/sinks-hf" model.weights="$dir/sinks" >"$dir/log" 2>&1 || rc=$?
+[ $rc -eq 2 ] && grep -q 'mixer.swa_sink is not its default' "$dir/log" || { echo "export: exit $rc"; cat "$dir/log"; exit 1; }
+! ls "$dir"/sinks-hf*/*.safetensors 2>/dev/null

@@ -287,6 +287,15 @@ ended "$(sed -n 's/^report //p' sweep2)" COMPLETED
 [ "$(scontrol show job "$(sed -n 's/^members //p' sweep2)" | grep -c JobId=)" -eq 1 ] # only the missing one
 "$top/slurm/sweep.sh" table.tsv --configs "$work/configs" | grep 'every member is done'
 same_weights runs/align/weights.h5 runs/sweeps/table/alternating/align/weights.h5 0
+grep -q '3 of 3 members done' runs/sweeps/table/report.txt
+grep -qE '^ +3 +(alternating|late|top) +1 of 1 ' runs/sweeps/table/report.txt
+
+part "in the background: a sweep over types, from one YAML, with a stage that its members share"
+cat >mixers.yaml <<YAML
+run: {out: runs/sweeps/mixers}
+sweep: {configs: "$work/configs", shared: [teacher], stages: [convert, evaluate], types: [gdn], ratios: [0.5, 1]}
+YAML
+"$top/slurm/sweep_mixers.sh" mixers.yaml | tee sweep3
 
 part "held again, after three crashes without progress"
 await 60 "to be held" says held "3 crashes in a row without a new checkpoint; back into the queue, held"
@@ -296,6 +305,9 @@ scontrol release "$held"
 part "how it all ended"
 while read -r stage id; do ended "$id" COMPLETED; done <chain
 [ -e runs/huggingface/config.json ]
+ended "$(sed -n 's/^report //p' sweep3)" COMPLETED
+grep -qE '^ +2 +gdn_(0.5|1) +1 of 1 ' runs/sweeps/mixers/report.txt
+grep -l 'is complete: nothing to do' logs/teacher_8b.* # the chain's, or the sweep's: the predictions were made once
 for name in preempted twin once lost held; do ended "${!name}" COMPLETED; undisturbed "$name"; done
 ended "$second" COMPLETED
 ended "$urgent" COMPLETED

@@ -185,6 +185,7 @@ static const hostile refused[] = {
     {"tokenize", "", "tokenize.inputs=[a", "argument 'tokenize.inputs=[a'"},
     {"tokenize", "", "tokenize.inputs=[a]b", "argument 'tokenize.inputs=[a]b'"},
     {"tokenize", "", "tokenize.inputs=[a, &x b]", "anchors"},
+    {"report", "run: {out: o}\n", "report.stages=", "argument 'report.stages=': must not be empty"},
 };
 
 static void refuse_hostile(void)
@@ -382,11 +383,30 @@ static void plain_arguments(void)
     gr_config_close(&cfg);
 }
 
+/* A list that may be left out is empty then, and when it is written []; its elements may not be. */
+static void optional_lists(void)
+{
+    gr_config *cfg = ACCEPT("report", "run.out=o", "report.models=[a, b]", "report.models=[]");
+    char      *text = NULL, *help = NULL;
+
+    CHECK(cfg->report.stages.n == 0 && cfg->report.models.n == 0, "%d stages", (int)cfg->report.stages.n);
+    CHECK(gr_config_print(cfg, "report", &text) == GR_OK && gr_config_help("report", &help) == GR_OK, "print");
+    CHECK(strstr(text, "\n  stages: []\n") && strstr(help, "list of strings; default []\n"), "%s\n%s", text, help);
+    gr_config_close(&cfg);
+    cfg = parse("report", text);
+    CHECK(cfg->report.models.n == 0, "%d models", (int)cfg->report.models.n);
+    gr_config_close(&cfg);
+    gr_free(&text);
+    gr_free(&help);
+    CHECK(!strcmp(gr_config_key("align", "seed", 0), "train.seed") && !gr_config_key("align", "seed", 1), "a seed");
+    CHECK(!gr_config_key("evaluate", "seed", 0) && !gr_config_key("nothing", "seed", 0), "no seed");
+}
+
 /* All strings, of all sections, odd. */
 static const char shared[] = ""
-#define GR_SECTION(section, doc)          #section ":\n"
-#define GR_STR(section, key, preset, doc) "  " #key ": '${GR_ODD}'\n"
-#define GR_STRS(section, key, doc)        "  " #key ": [a, '${GR_ODD}', 'no', '1', ' ']\n"
+#define GR_SECTION(section, doc)           #section ":\n"
+#define GR_STR(section, key, preset, doc)  "  " #key ": '${GR_ODD}'\n"
+#define GR_STRS(section, key, preset, doc) "  " #key ": [a, '${GR_ODD}', 'no', '1', ' ']\n"
 #include "config/keys.def"
     ;
 
@@ -536,6 +556,7 @@ int main(void)
     inherit_and_override();
     expand_strings();
     plain_arguments();
+    optional_lists();
     round_trips();
     print_is_readable();
     resolved_text_is_strict();

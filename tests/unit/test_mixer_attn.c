@@ -386,6 +386,7 @@ static void bench_open(bench *b, const shape *c, int hid, bool qk_norm)
 
         b->w[i] = gr_view2(random_floats(dim[0] * dim[1], 1), GR_F32, dim[0], dim[1]);
         b->dw[i] = gr_view2(take(dim[0] * dim[1], 4), GR_F32, dim[0], dim[1]);
+        b->w[i].rank = b->dw[i].rank = b->param[i].rank;
         b->w8[i] = widen(b->w[i].data, dim[0] * dim[1]);
     }
 }

@@ -120,19 +120,19 @@ int main(void)
 {
     static const int         cut[] = {1, 15, 30, 32, 47, 89, 90, 99};
     static const rec_problem base[] = {
-        {&gdn, 61, 2, 2, 16, 20, 0, 1, {0, 61}, false, -0.3, 1, 0},
-        {&gdn, 61, 4, 2, 16, 20, 0, 4, {0, 13, 14, 37, 61}, false, -0.3, 1, 0},
-        {&gdn, 150, 3, 1, 24, 16, 0, 1, {0, 150}, false, -0.3, 1, 0},
-        {&gdn, 150, 2, 1, 20, 36, 0, 2, {0, 150, 150}, false, -0.1, 2, 0},
-        {&gdn, 130, 1, 1, 64, 64, 0, 3, {0, 1, 66, 130}, false, -0.05, 2, 0},
-        {&gdn, 61, 1, 1, 16, 16, 0, 1, {0, 61}, false, -100, 1, 0}, /* sum g = -3000 */
-        {&gdn, 1, 6, 2, 16, 20, 0, 1, {0, 1}, false, -0.3, 1, 0},
+        {&gdn, 61, 2, 2, 16, 20, 0, 1, {0, 61}, false, -0.3, 1, 0, 0},
+        {&gdn, 61, 4, 2, 16, 20, 0, 4, {0, 13, 14, 37, 61}, false, -0.3, 1, 0, 0},
+        {&gdn, 150, 3, 1, 24, 16, 0, 1, {0, 150}, false, -0.3, 1, 0, 0},
+        {&gdn, 150, 2, 1, 20, 36, 0, 2, {0, 150, 150}, false, -0.1, 2, 0, 0},
+        {&gdn, 130, 1, 1, 64, 64, 0, 3, {0, 1, 66, 130}, false, -0.05, 2, 0, 0},
+        {&gdn, 61, 1, 1, 16, 16, 0, 1, {0, 61}, false, -100, 1, 0, 0}, /* sum g = -3000 */
+        {&gdn, 1, 6, 2, 16, 20, 0, 1, {0, 1}, false, -0.3, 1, 0, 0},
     };
-    static const rec_problem small = {&gdn, 23, 2, 1, 5, 7, 16, 2, {0, 9, 23}, true, -0.5, 1, 0};
-    static const rec_problem lengthy = {&gdn, 4096, 1, 1, 16, 16, 64, 1, {0, 4096}, true, -0.002, 1, 0};
-    static const rec_problem split = {&gdn, 100, 2, 1, 16, 20, 32, 3, {0, 30, 90, 100}, true, -0.2, 2, 0};
-    static const rec_problem tokens = {&gdn, 50, 4, 2, 16, 20, 16, 1, {0, 50}, true, -0.3, 1, 0};
-    static const rec_problem packed = {&gdn, 120, 4, 2, 16, 20, 16, 4, {0, 33, 50, 101, 120}, true, -0.3, 1, 0};
+    static const rec_problem small = {&gdn, 23, 2, 1, 5, 7, 16, 2, {0, 9, 23}, true, -0.5, 1, 0, 0};
+    static const rec_problem lengthy = {&gdn, 4096, 1, 1, 16, 16, 64, 1, {0, 4096}, true, -0.002, 1, 0, 0};
+    static const rec_problem split = {&gdn, 100, 2, 1, 16, 20, 32, 3, {0, 30, 90, 100}, true, -0.2, 2, 0, 0};
+    static const rec_problem tokens = {&gdn, 50, 4, 2, 16, 20, 16, 1, {0, 50}, true, -0.3, 1, 0, 0};
+    static const rec_problem packed = {&gdn, 120, 4, 2, 16, 20, 16, 4, {0, 33, 50, 101, 120}, true, -0.3, 1, 0, 0};
 
     if (gr_arena_open(&rec_arena, &gr_ops_cpu, "test") != GR_OK) return 1;
     omp_set_num_threads(2);

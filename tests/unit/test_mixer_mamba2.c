@@ -126,7 +126,7 @@ static const rec_type rows = { /* Mamba-3's */
 /* What breaks careless chunk algorithms. */
 static void test_hard_inputs(void)
 {
-    static const rec_problem p = {&mamba2, 64, 1, 1, 16, 16, 64, 1, {0, 64}, true, -0.01, 1, 0};
+    static const rec_problem p = {&mamba2, 64, 1, 1, 16, 16, 64, 1, {0, 64}, true, -0.01, 1, 0, 0};
 
     for (int which = 0; which < 3; which++) {
         static const char *const what[] = {"no decay at all", "one decay of -3000", "nothing written"};
@@ -148,29 +148,29 @@ int main(void)
 {
     static const int         cut[] = {1, 15, 30, 32, 47, 89, 90, 99};
     static const rec_problem base[] = {
-        {&mamba2, 61, 2, 2, 16, 20, 0, 1, {0, 61}, false, -0.3, 1, 0},
-        {&mamba2, 61, 4, 2, 16, 20, 0, 4, {0, 13, 14, 37, 61}, false, -0.3, 1, 0},
-        {&mamba2, 150, 3, 1, 24, 16, 0, 1, {0, 150}, false, -0.3, 1, 0},
-        {&mamba2, 150, 2, 1, 20, 36, 0, 2, {0, 150, 150}, false, -0.1, 2, 0},
-        {&mamba2, 130, 1, 1, 64, 64, 0, 3, {0, 1, 66, 130}, false, -0.05, 2, 0},
-        {&mamba2, 61, 1, 1, 16, 16, 0, 1, {0, 61}, false, -100, 1, 0}, /* sum g = -3000 */
-        {&mamba2, 1, 6, 2, 16, 20, 0, 1, {0, 1}, false, -0.3, 1, 0},
-        {&read_out, 61, 4, 2, 16, 20, 0, 4, {0, 13, 14, 37, 61}, false, -0.3, 1, 0},
-        {&read_out, 150, 3, 1, 24, 16, 0, 1, {0, 150}, false, -5, 1, 0},
-        {&rows, 61, 4, 2, 16, 20, 0, 4, {0, 13, 14, 37, 61}, false, -0.3, 1, 2},
-        {&rows, 70, 2, 1, 20, 36, 0, 1, {0, 70}, false, -0.1, 2, 4},
-        {&rows, 61, 1, 1, 16, 16, 0, 1, {0, 61}, false, -100, 1, 3},
-        {&rows, 1, 6, 2, 16, 20, 0, 1, {0, 1}, false, -0.3, 1, 4},
+        {&mamba2, 61, 2, 2, 16, 20, 0, 1, {0, 61}, false, -0.3, 1, 0, 0},
+        {&mamba2, 61, 4, 2, 16, 20, 0, 4, {0, 13, 14, 37, 61}, false, -0.3, 1, 0, 0},
+        {&mamba2, 150, 3, 1, 24, 16, 0, 1, {0, 150}, false, -0.3, 1, 0, 0},
+        {&mamba2, 150, 2, 1, 20, 36, 0, 2, {0, 150, 150}, false, -0.1, 2, 0, 0},
+        {&mamba2, 130, 1, 1, 64, 64, 0, 3, {0, 1, 66, 130}, false, -0.05, 2, 0, 0},
+        {&mamba2, 61, 1, 1, 16, 16, 0, 1, {0, 61}, false, -100, 1, 0, 0}, /* sum g = -3000 */
+        {&mamba2, 1, 6, 2, 16, 20, 0, 1, {0, 1}, false, -0.3, 1, 0, 0},
+        {&read_out, 61, 4, 2, 16, 20, 0, 4, {0, 13, 14, 37, 61}, false, -0.3, 1, 0, 0},
+        {&read_out, 150, 3, 1, 24, 16, 0, 1, {0, 150}, false, -5, 1, 0, 0},
+        {&rows, 61, 4, 2, 16, 20, 0, 4, {0, 13, 14, 37, 61}, false, -0.3, 1, 2, 0},
+        {&rows, 70, 2, 1, 20, 36, 0, 1, {0, 70}, false, -0.1, 2, 4, 0},
+        {&rows, 61, 1, 1, 16, 16, 0, 1, {0, 61}, false, -100, 1, 3, 0},
+        {&rows, 1, 6, 2, 16, 20, 0, 1, {0, 1}, false, -0.3, 1, 4, 0},
     };
-    static const rec_problem small[] = {{&mamba2, 23, 2, 1, 5, 7, 16, 2, {0, 9, 23}, true, -0.5, 1, 0},
-                                        {&read_out, 23, 2, 1, 5, 7, 16, 2, {0, 9, 23}, true, -0.5, 1, 0},
-                                        {&rows, 23, 2, 1, 5, 7, 16, 2, {0, 9, 23}, true, -0.5, 1, 3}};
-    static const rec_problem lengthy = {&mamba2, 4096, 1, 1, 16, 16, 64, 1, {0, 4096}, true, -0.002, 1, 0};
-    static const rec_problem split[] = {{&mamba2, 100, 2, 1, 16, 20, 32, 3, {0, 30, 90, 100}, true, -0.2, 2, 0},
-                                        {&rows, 100, 2, 1, 16, 20, 8, 3, {0, 30, 90, 100}, true, -0.2, 2, 4}};
-    static const rec_problem tokens[] = {{&mamba2, 50, 4, 2, 16, 20, 16, 1, {0, 50}, true, -0.3, 1, 0},
-                                         {&rows, 50, 4, 2, 16, 20, 16, 1, {0, 50}, true, -0.3, 1, 3}};
-    static const rec_problem packed = {&mamba2, 120, 4, 2, 16, 20, 16, 4, {0, 33, 50, 101, 120}, true, -0.3, 1, 0};
+    static const rec_problem small[] = {{&mamba2, 23, 2, 1, 5, 7, 16, 2, {0, 9, 23}, true, -0.5, 1, 0, 0},
+                                        {&read_out, 23, 2, 1, 5, 7, 16, 2, {0, 9, 23}, true, -0.5, 1, 0, 0},
+                                        {&rows, 23, 2, 1, 5, 7, 16, 2, {0, 9, 23}, true, -0.5, 1, 3, 0}};
+    static const rec_problem lengthy = {&mamba2, 4096, 1, 1, 16, 16, 64, 1, {0, 4096}, true, -0.002, 1, 0, 0};
+    static const rec_problem split[] = {{&mamba2, 100, 2, 1, 16, 20, 32, 3, {0, 30, 90, 100}, true, -0.2, 2, 0, 0},
+                                        {&rows, 100, 2, 1, 16, 20, 8, 3, {0, 30, 90, 100}, true, -0.2, 2, 4, 0}};
+    static const rec_problem tokens[] = {{&mamba2, 50, 4, 2, 16, 20, 16, 1, {0, 50}, true, -0.3, 1, 0, 0},
+                                         {&rows, 50, 4, 2, 16, 20, 16, 1, {0, 50}, true, -0.3, 1, 3, 0}};
+    static const rec_problem packed = {&mamba2, 120, 4, 2, 16, 20, 16, 4, {0, 33, 50, 101, 120}, true, -0.3, 1, 0, 0};
 
     if (gr_arena_open(&rec_arena, &gr_ops_cpu, "test") != GR_OK) return 1;
     omp_set_num_threads(2);
