@@ -3,7 +3,7 @@
  * recurrent type of this build inside it. */
 /*TEST
 np: 1
-timeout: 60
+timeout: 120
 */
 #include "config/options.h"
 #include "model/model.h"

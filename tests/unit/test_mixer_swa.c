@@ -2,7 +2,7 @@
  * window over everything is attention, bit for bit; documents, threads, time; the layer; decoding from a ring. */
 /*TEST
 np: 1
-timeout: 60
+timeout: 120
 */
 #include "tests/unit/keys.h"
 #include "util/clock.h"

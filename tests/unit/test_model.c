@@ -126,7 +126,7 @@ static void check_hybrid(const gr_ops *ops, const gr_seq *seq, const char *from,
 
     mixer.chunk = 16;                                                     /* several to a sequence */
     if (strstr(pattern, "swa")) mixer.swa_window = 5, mixer.swa_sink = 2; /* shorter than the documents */
-    if (strstr(pattern, "bmojo")) mixer.bmojo_window = 4, mixer.bmojo_tied = false;
+    if (strstr(pattern, "bmojo")) mixer.bmojo_window = 2, mixer.bmojo_tied = false;
     gr_path(to, "%s/hybrid.h5", tiny_dir());
     CHECK(gr_convert(NULL, from, &convert, &mixer, to, &by) == GR_OK, "convert to %s", pattern);
     CHECK(gr_model_open(&m, NULL, ops, to, GR_WHOLE, "*", 0) == GR_OK, "open %s", pattern);
