@@ -25,8 +25,8 @@ static void oracle(const rec_problem *p, int h, const double *x, double *y, cons
     double       *S = take((p->N + 1) * KV, 8), *dS = take(KV, 8);
 
 #define ROW(base, part, heads, head, width, t, r)                                                                      \
-    ((base) + rec_at(p, part) + (((int64_t)(t) * R + (r)) * (heads) + (head)) * (width))
-#define OUT(base, t, r) ((base) + (((int64_t)(t) * R + (r)) * p->H + h) * V)
+    ((base) + rec_at(p, part) + (((int64_t)(t)*R + (r)) * (heads) + (head)) * (width))
+#define OUT(base, t, r) ((base) + (((int64_t)(t)*R + (r)) * p->H + h) * V)
     for (int d = 0; d < p->n_doc; d++) {
         rec_start(S + p->doc[d] * KV, REC_STATE_IN(p, x, d, 0, h), KV); /* the previous document is done with it */
         for (int t = p->doc[d]; t < p->doc[d + 1]; t++) {
@@ -108,14 +108,16 @@ static void gla_backward(const gr_core_args *a, gr_stream *s)
 
 static const gr_mixer_core gla_core = {.tol = 1e-5, .forward = gla_forward, .backward = gla_backward};
 
-static const rec_type read_out = { /* Gated KalmaNet's */
+static const rec_type read_out = {
+    /* Gated KalmaNet's */
     .core = &gla_core,
     .part = {{"q", "NHK"}, {"k", "NGK"}, {"v", "NGV"}, {"g", "NH"}, {"state", "HKV"}},
     .scaled = true,
     .oracle = oracle,
 };
 
-static const rec_type rows = { /* Mamba-3's */
+static const rec_type rows = {
+    /* Mamba-3's */
     .core = &gla_core,
     .part = {{"q", "NRHK"}, {"k", "NRGK"}, {"v", "NRGV"}, {"g", "NH"}, {"w", "NH"}, {"state", "HKV"}},
     .oracle = oracle,

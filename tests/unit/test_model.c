@@ -139,11 +139,7 @@ static void check_hybrid(const gr_ops *ops, const gr_seq *seq, const char *from,
 int main(void)
 {
     static const char *const hybrid[] = {
-        "(gdn,attn)",
-        "(gka,attn)",
-        "(mamba2,attn)",
-        "(mamba3,attn)",
-        "(swa,bmojo)",
+        "(gdn,attn)", "(gka,attn)", "(mamba2,attn)", "(mamba3,attn)", "(swa,bmojo)",
     };
     const gr_ops       *ops = NULL;
     const gr_seq        seq = packed();
