@@ -23,7 +23,7 @@ trap 'rm -f "$log"' EXIT
 add_up()
 {
     local n word
-    while read -r n word; do sum[$word]=$((${sum[$word]:-0} + n)); done < <(grep -o 'survived: .*' "$log" | grep -oE '[0-9]+ [a-z]+')
+    while read -r n word; do sum[$word]=$((${sum[$word]:-0} + n)); done < <(grep '^survived: ' "$log" | grep -oE '[0-9]+ [a-z]+')
 }
 
 while [ $SECONDS -lt $((minutes * 60)) ] && [ $failed = 0 ]; do
