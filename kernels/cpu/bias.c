@@ -17,7 +17,7 @@ void gr_cpu_bias(gr_tensor y_RD, gr_tensor b_D, gr_stream *s)
 
 void gr_cpu_bias_back(gr_tensor db_D, gr_tensor dy_RD, gr_stream *s)
 {
-    const int64_t D = gr_count(db_D), R = db_D.data ? gr_count(dy_RD) / D : 0;
+    const int64_t D = db_D.data ? gr_count(db_D) : 1, R = db_D.data ? gr_count(dy_RD) / D : 0; /* none: frozen */
     const int64_t n_block = (R + GR_ROWS - 1) / GR_ROWS, flight = gr_flight(D);
     float         part[GR_PART];
 

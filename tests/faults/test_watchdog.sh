@@ -34,7 +34,7 @@ drive() # PLACE KEY=VALUE
 hang_in() # PLACE PATTERN_OF_RANK_0 PATTERN_OF_RANK_1
 {
     local rc=0 start=$SECONDS log=$dir/$1.log
-    (drive "$1" run.watchdog=2) >"$log" 2>&1 || rc=$?
+    (drive "$1" run.watchdog=4) >"$log" 2>&1 || rc=$?
     [ $rc -eq 124 ] || { echo "$1: exit code $rc"; cat "$log"; return 1; }
     [ $((SECONDS - start)) -lt 30 ] || { echo "$1: $((SECONDS - start)) s until the end"; return 1; }
     said "$log" 0 graft-import "$2"
@@ -139,5 +139,5 @@ for case in suspended: off:run.watchdog=0; do
 done
 
 # One step takes longer than the limit, and is no alarm: its layers are signs of life.
-extend long run.watchdog=2 train.steps=1 train.batch=4000 >"$dir/long.log" 2>&1
+extend long run.watchdog=2 train.steps=1 train.batch=12000 >"$dir/long.log" 2>&1
 sed -n 's/.*"seconds":\([0-9.]*\).*/\1/p' "$dir/long/metrics.jsonl" | awk '{ print "a step of " $1 " s under a limit of 2 s"; exit !($1 > 2.5) }'
