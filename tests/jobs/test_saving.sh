@@ -8,9 +8,10 @@ set -euo pipefail
 
 complain() { echo "$*"; exit 1; }
 
+# Batches so large that six steps are longer than a save on a busy disk: what is saved beside the steps is there in time.
 extend() # OUT KEY=VALUE...
 {
-    graft 2 extend run.out="$dir/$1" start.weights="$dir/teacher" $tiny train.steps=24 optim.lr=1e-3 "${@:2}" 2>"$dir/$1.log"
+    graft 2 extend run.out="$dir/$1" start.weights="$dir/teacher" $tiny train.steps=24 train.batch=96 optim.lr=1e-3 "${@:2}" 2>"$dir/$1.log"
 }
 
 fields() # OUT KEY: its values in metrics.jsonl
@@ -26,25 +27,21 @@ extend waits checkpoint.every=6 checkpoint.async=false
 extend beside checkpoint.every=6
 same_weights "$dir/waits/weights.h5" "$dir/beside/weights.h5" 0
 same_metrics "$dir/waits/metrics.jsonl" "$dir/beside/metrics.jsonl" 0
-for out in waits beside; do # the last one is saved after the last record; beside the steps, which are short, others may come late, too
-    saved=$(fields $out saved_step | tr '\n' ' ') n=$(fields $out saved_step | wc -l)
-    case $out:$saved in
-    waits:"6 12 18 " | beside:"6 12 18 " | beside:"6 12 " | beside:"6 18 " | beside:"6 ") ;;
-    *) complain "$out: saved $saved" ;;
-    esac
-    fields $out writer_s | awk -v n="$n" '!($1 > 0) { bad = 1 } END { exit bad || NR != n }' || complain "$out: the writer's seconds"
-    fields $out writer_bytes | awk -v n="$n" '$1 < 3 * 4 * 64 * 2048 { bad = 1 } END { exit bad || NR != n }' || complain "$out: the writer's bytes"
+for out in waits beside; do # the last one is saved after the last record
+    [ "$(fields $out saved_step | tr '\n' ' ')" = "6 12 18 " ] || complain "$out: $(fields $out saved_step)"
+    fields $out writer_s | awk '!($1 > 0) { bad = 1 } END { exit bad || NR != 3 }' || complain "$out: the writer's seconds"
+    fields $out writer_bytes | awk '$1 < 3 * 4 * 64 * 2048 { bad = 1 } END { exit bad || NR != 3 }' || complain "$out: the writer's bytes"
     fields $out saving_s | awk '!($1 > 0) { bad = 1 } END { exit bad || NR < 3 }' || complain "$out: the seconds waited"
-    [ "$(grep -c 'step [0-9]* saved: ' "$dir/$out.log")" -gt "$n" ] && [ "$(checkpoints $out)" = 2 ] || complain "$out: $(checkpoints $out) checkpoints"
+    [ "$(grep -c 'step [0-9]* saved: ' "$dir/$out.log")" -ge 3 ] && [ "$(checkpoints $out)" = 2 ] || complain "$out: $(checkpoints $out) checkpoints"
 done
 
 # Every step is later than 0.6 ms after the last save; a change of interval or mode is no change of the run.
 extend minutes checkpoint.every=1000 checkpoint.minutes=1e-5
-[ "$(fields minutes saved_step | wc -l)" -ge 3 ] || complain "saved only $(fields minutes saved_step | wc -l) times by the clock"
+[ "$(fields minutes saved_step | wc -l)" -ge 15 ] || complain "saved only $(fields minutes saved_step | wc -l) times by the clock"
 same_weights "$dir/waits/weights.h5" "$dir/minutes/weights.h5" 0
 
 # Told to stop with a save under way, which is nearly always here.
-extend stopped checkpoint.every=1 train.steps=100000 schedule.kind=constant &
+extend stopped checkpoint.every=1 train.batch=6 train.steps=100000 schedule.kind=constant &
 pid=$!
 until [ "$(fields stopped step 2>/dev/null | wc -l)" -ge 5 ]; do kill -0 $pid || complain "ended early"; sleep 0.02; done
 kill -USR1 "$(tr ' ' '\n' <"/proc/$pid/task/$pid/children" | head -n 1)"
